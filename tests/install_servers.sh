@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the tests need and no wheel carries: RabbitMQ; Chromium, which reads the pages; faketime, for workers whose
-# clocks are wrong; and the programs that read what we give them: promtool the alert rules, docker-compose, kubectl and
+# clocks are wrong; tinyproxy, and a network whose only way out it is (iproute2); and the programs that read what we give them: promtool the alert rules, docker-compose, kubectl and
 # systemd-analyze the files in deploy, qemu-img the demo's images, curl the downloads. Redis and PostgreSQL come from wheels,
 # but the wheel's PostgreSQL lacks the extension pg_trgm, so a second one is installed.
 # As root on Debian or Ubuntu; anywhere else it says what will be skipped. Starts no service. Quick when all is there.
@@ -14,6 +14,8 @@ ls /usr/share/postgresql/*/extension/pg_trgm.control >/dev/null 2>&1 || missing=
 command -v chromium >/dev/null 2>&1 || missing="$missing chromium"
 command -v faketime >/dev/null 2>&1 || missing="$missing faketime"
 command -v promtool >/dev/null 2>&1 || missing="$missing prometheus"
+command -v tinyproxy >/dev/null 2>&1 || missing="$missing tinyproxy-bin"
+command -v ip >/dev/null 2>&1 || missing="$missing iproute2"
 command -v curl >/dev/null 2>&1 || missing="$missing curl"
 command -v kubectl >/dev/null 2>&1 || missing="$missing kubernetes-client"
 command -v qemu-img >/dev/null 2>&1 || missing="$missing qemu-utils"

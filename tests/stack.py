@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -85,6 +85,8 @@ class Stack:
     workers: list[Worker] = field(default_factory=list)
     workers_code: Path = REPOSITORY
     """Directory with the code that the workers run, such as an earlier state of it."""
+    workers_in: Sequence[str] = ()
+    """What runs the command of a worker, such as `ip netns exec …`."""
     _intake: subprocess.Popen[bytes] | None = None
 
     @classmethod
@@ -146,7 +148,8 @@ class Stack:
     def add_worker(self, *, wait: bool = True, app: str = "workers.app") -> Worker:
         """Start a worker. `app` is the module of its Celery app."""
         name = f"worker{len(self.workers)}"
-        process = self._start(name, [sys.executable, "-m", "workers", "--app", app, "--name", f"{name}@%h"])
+        command = [*self.workers_in, sys.executable, "-m", "workers", "--app", app, "--name", f"{name}@%h"]
+        process = self._start(name, command)
         worker = Worker(process, self.logs / f"{name}.log")
         self.workers.append(worker)
         if wait:

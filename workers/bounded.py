@@ -70,11 +70,19 @@ class BoundedCloud:
     a second while the plugin works; each method raises what it raises.
     """
 
-    def __init__(self, cloud: CloudPublisher, timeouts: Timeouts, pulse: Pulse, look: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        cloud: CloudPublisher,
+        timeouts: Timeouts,
+        pulse: Pulse,
+        look: Callable[[], None],
+        policy: OutboundPolicy,
+    ) -> None:
         self._cloud = cloud
         self._timeouts = timeouts
         self._pulse = pulse
         self._look = look
+        self._policy = policy
         self.left = False
         """Whether a call was abandoned. It may still use the connections."""
 
@@ -93,9 +101,10 @@ class BoundedCloud:
         """Connect as `CloudPublisher.connect` does.
 
         What `check` raises ends the wait immediately, even during a request: it can take long to find out that an
-        address leads nowhere.
+        address leads nowhere. The account's proxy is used for all connections, if it names one.
         """
         pulse = Pulse(check)
+        policy = policy.for_account(account)
         cloud = _within(
             "connect",
             lambda: plugin.connect(account, target, timeouts, policy, pulse.check),
@@ -105,7 +114,7 @@ class BoundedCloud:
             look=check,
             discard=CloudPublisher.close,
         )
-        return cls(cloud, timeouts, pulse, look)
+        return cls(cloud, timeouts, pulse, look, policy)
 
     @staticmethod
     def explore(
@@ -119,6 +128,7 @@ class BoundedCloud:
     ) -> Explored:
         """Return what `CloudPublisher.explore` returns. What `check` raises ends the wait, as for `connect`."""
         pulse = Pulse(check)
+        policy = policy.for_account(account)
         return _within(
             "explore",
             lambda: plugin.explore(account, target, timeouts, policy, pulse.check),
@@ -147,6 +157,7 @@ class BoundedCloud:
         return self._call("find", lambda: self._cloud.find(ticket))
 
     def upload(self, image: Image, ticket: TicketRef, transfer: Transfer) -> CloudImage:
+        transfer.through(self._policy)
         transfer.watch(looked=self._pulse.beat, moved=self._pulse.move)
         return self._call("upload", lambda: self._cloud.upload(image, ticket, transfer), verifies=True)
 

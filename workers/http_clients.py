@@ -1,7 +1,8 @@
 """HTTP clients for addresses that callers name: requests, for the OpenStack clients, and aiohttp.
 
-Each address is checked as the connection to it is made (`publisher.outbound.policy`), including after redirects.
-Proxies that the environment names are not used: behind a proxy, this process would not see the real address.
+Each connection is made by `publisher.outbound.policy`, including those after redirects: it checks the address, or asks
+a proxy for a connection. So a client sees no difference between the two. Proxies that the environment names are not
+used: they would be used without these checks.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ from publisher.outbound.policy import AddressInfo, OutboundPolicy, address_of
 from workers.socket_reader import SocketReader
 
 if TYPE_CHECKING:
-    from aiohttp import TCPConnector
+    from aiohttp import ClientRequest, ClientTimeout, TCPConnector
     from aiohttp.abc import ResolveResult
+    from aiohttp.client_proto import ResponseHandler
+    from aiohttp.tracing import Trace
 
 ANSWER_BYTES_MAX = 4 << 20
 """Longer than any answer to a call, except an image."""
@@ -183,7 +186,7 @@ def _host(url: str) -> str:
 
 
 def _checked(connection: HTTPConnection, host: str, policy: OutboundPolicy) -> socket.socket:
-    """Connect as urllib3 does here, except that `policy` chooses the address."""
+    """Connect as urllib3 does here, except that `policy` chooses the address or the proxy."""
     try:
         return policy.connect(host, connection.port, connection.timeout)
     except socket.gaierror as error:
@@ -202,6 +205,8 @@ def aiohttp_connector(policy: OutboundPolicy, tls: ssl.SSLContext) -> TCPConnect
     # Imported here, and by those who call this: it takes 0.1 s, and most workers start without using it.
     import aiohttp
 
+    loop = asyncio.get_running_loop()
+
     class Resolver(aiohttp.ThreadedResolver):
         """A resolver that returns only the allowed addresses."""
 
@@ -216,4 +221,45 @@ def aiohttp_connector(policy: OutboundPolicy, tls: ssl.SSLContext) -> TCPConnect
         policy.permitted(address_of(info), [info], address_of)
         return socket.socket(*info[:3])
 
-    return aiohttp.TCPConnector(resolver=Resolver(asyncio.get_running_loop()), socket_factory=made, ssl=tls)
+    class Connector(aiohttp.TCPConnector):
+        """A connector that lets `policy` make the connections that need a proxy.
+
+        aiohttp's own support for proxies has no exceptions, and it sends plain HTTP requests to the proxy instead of
+        asking it for a connection. It could not tell the proxy's answers from the server's.
+        """
+
+        async def _create_connection(
+            self, req: ClientRequest, traces: list[Trace], timeout: ClientTimeout
+        ) -> ResponseHandler:
+            host = (req.url.raw_host or "").rstrip(".")
+            if not policy.through_proxy(host):
+                return await super()._create_connection(req, traces, timeout)
+            seconds = timeout.sock_connect or timeout.total or _CALL_SECONDS
+            sock = await _connected_aside(loop, lambda: policy.connect(host, req.url.port or 0, seconds))
+            context = self._get_ssl_context(req)
+            _, protocol = await self._wrap_existing_connection(
+                self._factory,
+                sock=sock,
+                ssl=context,
+                server_hostname=(req.server_hostname or host) if context else None,
+                req=req,
+                timeout=timeout,
+            )
+            return protocol
+
+    return Connector(resolver=Resolver(loop), socket_factory=made, ssl=tls)
+
+
+async def _connected_aside(loop: asyncio.AbstractEventLoop, connect: Callable[[], socket.socket]) -> socket.socket:
+    """Connect in a thread. A connection for which nobody waits any more is closed once it is made."""
+    connecting = loop.run_in_executor(None, connect)
+    try:
+        return await asyncio.shield(connecting)
+    except asyncio.CancelledError:
+        connecting.add_done_callback(_close)
+        raise
+
+
+def _close(connecting: asyncio.Future[socket.socket]) -> None:
+    if not connecting.cancelled() and connecting.exception() is None:
+        connecting.result().close()

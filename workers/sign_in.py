@@ -95,11 +95,12 @@ def tried(
 
     def arguments() -> tuple[Account, Target, Timeouts, OutboundPolicy]:
         vault = Vault.from_file(settings.key_file, production=settings.production)
+        opened = Account(account.platform, account.fields, vault.open(account.sealed_secrets))
         return (
-            Account(account.platform, account.fields, vault.open(account.sealed_secrets)),
+            opened,
             Target(account.platform, dict(target)),
             Timeouts(settings.connect_timeout_seconds, settings.call_timeout_seconds, settings.verify_seconds),
-            OutboundPolicy.of(settings),
+            OutboundPolicy.of(settings).for_account(opened),
         )
 
     def explore() -> str:

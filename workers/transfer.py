@@ -103,6 +103,10 @@ class Transfer:
         self._mtime_ns = os.fstat(self._descriptor).st_mtime_ns
         self._verify_file()
 
+    def through(self, policy: OutboundPolicy) -> None:
+        """Connect as this policy says from now on: that of the account, which may name a proxy."""
+        self._policy = policy
+
     def watch(self, *, looked: Callable[[], None], moved: Callable[[], None]) -> None:
         """Also call `looked` at each check, and `moved` for each piece that was sent. Any thread may call them."""
         check = self._check

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from publisher.core.errors import ConfigurationError, NetworkRefused, NotFound
+from publisher.core.errors import CloudError, ConfigurationError, NetworkRefused, NotFound
 from publisher.core.service_urls import parse_delays
 from publisher.core.settings import Settings
 from publisher.core.vault import Vault
@@ -202,7 +202,7 @@ def _reason(error: Exception) -> str:
         return "its URL is not valid"
     if isinstance(error, aiohttp.ClientError | OSError):
         return "the connection was lost"
-    if isinstance(error, ConfigurationError):
+    if isinstance(error, ConfigurationError | CloudError):  # a CloudError: what a proxy refuses
         return str(error)
     logger.error("unexpected, while a webhook was sent: %s", type(error).__name__)
     return "an unexpected error in the publisher"

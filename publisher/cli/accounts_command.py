@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -90,6 +90,7 @@ def add(
             "--password-stdin",
             help="Read the password (or the token, or the application credential's secret) from the first line of"
             f" standard input. Otherwise it comes from clouds.yaml, {CLOUD_VARIABLE} or a prompt."
+            " The second line is the password of the account's proxy, if it has one (--proxy-login)."
             " Other platforms: one line for each secret.",
         ),
     ] = False,
@@ -142,6 +143,7 @@ def add(
             credential = cloud.credential if cloud else read_credential(options, OpenrcVariables(), "the environment")
             account = _openstack_account(context, cloud, credential) | more
             secrets = {credential.element: _secret(password_stdin, cloud, credential)}
+            secrets |= _proxy_secret(account, password_stdin)
         else:
             # The OS_… variables and the clouds.yaml describe OpenStack's accounts only.
             account = _other_account(context, described) | more
@@ -249,6 +251,13 @@ def change(
         Path | None, typer.Option(help="PEM file of the CA certificates to trust for this cloud.")
     ] = None,
     name_template: NameTemplate = None,
+    proxy_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="URL of the proxy that only this cloud is reached through.")
+    ] = None,
+    proxy_login: Annotated[str | None, typer.Option(metavar="LOGIN", help="Login that the proxy requires.")] = None,
+    no_proxy: Annotated[
+        str | None, typer.Option(metavar="HOSTS", help="Hosts of the cloud that are reached without its proxy.")
+    ] = None,
     new_password: Annotated[
         bool, typer.Option("--new-password", help="Prompt for a new password or other secret.")
     ] = False,
@@ -273,6 +282,7 @@ def change(
 
     given = {"keystoneUrl": keystone_url, "glanceUrl": glance_url, "login": login, "userDomain": user_domain}
     given |= {"applicationCredentialId": application_credential_id, "trustId": trust_id}
+    given |= {"proxyUrl": proxy_url, "proxyLogin": proxy_login, "noProxy": no_proxy}
     given["applicationCredentialName"] = application_credential_name
     given["nameTemplate"] = name_template
     given["interface"] = openstack_login.interface(interface) if interface else interface
@@ -287,6 +297,9 @@ def change(
         element = described.main_secret(present.fields | fields)
         who = described.signs_in_as(present.fields | fields)
         secrets = _new_secrets(new_password, password_stdin, element, who)
+        proxied = present.fields | fields
+        if secrets:
+            secrets |= _proxy_secret(proxied, password_stdin)
         store, vault, policy = installation.store, installation.vault, installation.policy
         change_it = partial(cloud_accounts.change, store, vault, present, name=rename, fields=fields, policy=policy)
         try:
@@ -295,7 +308,7 @@ def change(
             called = secret_called(element)
             instead = f"as the address or the login changes, the {called} is needed again: use --password-stdin"
             asked = ask_password(f"{called.capitalize()} for the new address or login", instead=instead)
-            changed = change_it(secrets={element: asked})
+            changed = change_it(secrets={element: asked} | _proxy_secret(proxied, stdin=False))
     if as_json:
         print_json(account_json(changed))
     else:
@@ -411,6 +424,16 @@ def _secret(stdin: bool, cloud: Cloud | None, credential: Credential) -> str:
     called = secret_called(credential.element).capitalize()
     login = credential.fields.get("login") or "the cloud account"
     return credential.secret or ask_password(f"{called} of {login}", instead=instead)
+
+
+def _proxy_secret(account: Mapping[str, Any], stdin: bool) -> dict[str, str]:
+    """Return the password of the account's own proxy: the next line of the standard input, or from the terminal."""
+    if not account.get("proxyLogin"):
+        return {}
+    if stdin:
+        return {"proxyPassword": password_from_stdin()}
+    instead = "use --password-stdin: the second line is the password of the proxy"
+    return {"proxyPassword": ask_password(f"Password of {account['proxyLogin']} at the proxy", instead=instead)}
 
 
 # Options that a platform defines: `--access-key-id` for its element `accessKeyId` -----------------

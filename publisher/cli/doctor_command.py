@@ -251,6 +251,29 @@ def check_plugins(settings: Settings) -> Iterator[Finding]:
             )
 
 
+def check_proxy(settings: Settings) -> Iterator[Finding]:
+    """Connect to the proxy that workers use, if there is one. Shows no login."""
+    from publisher.outbound.policy import EVERYWHERE, OutboundPolicy
+
+    policy = OutboundPolicy.of(settings)
+    if policy.proxy is None:
+        return
+    proxy = policy.proxy
+    try:
+        EVERYWHERE.connect(proxy.host, proxy.port, settings.connect_timeout_seconds).close()
+    except OSError as error:
+        reason = error.strerror or "no answer"
+        advice = "check PUBLISHER_HTTP_PROXY, and whether the proxy runs"
+        yield Finding("proxy", Level.FAIL, f"{proxy.where} cannot be reached: {reason}", advice)
+        return
+    resolves = f"{proxy.where} answers; it resolves host names itself"
+    if policy.open:
+        yield Finding("proxy", Level.OK, resolves)
+    else:
+        message = f"{resolves}, so the rules for outbound connections cannot be enforced here for all hosts"
+        yield Finding("proxy", Level.WARN, message, "have the proxy refuse the addresses that callers must not reach")
+
+
 def check_workers(settings: Settings) -> Iterator[Finding]:
     advice = "start one: publisher up, or publisher worker"
     try:
@@ -273,6 +296,7 @@ CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     check_scratch,
     check_permissions,
     check_plugins,
+    check_proxy,
     check_workers,
 )
 _BROKER = frozenset(("data_dir", "broker_url", "broker_ca_file", "broker_tls_verify", "send_timeout_seconds"))
@@ -284,6 +308,7 @@ _NEEDED: Mapping[Callable[[Settings], Iterator[Finding]], tuple[str, frozenset[s
     check_disk: ("disk", frozenset(("data_dir", "database_url", "image_root", "disk_free_bytes_min"))),
     check_scratch: ("scratch", frozenset(("data_dir", "scratch_dir", "scratch_bytes_max", "disk_free_bytes_min"))),
     check_permissions: ("permissions", frozenset(("data_dir",))),
+    check_proxy: ("proxy", frozenset(("http_proxy", "no_proxy", "outbound_allow", "outbound_deny"))),
     check_workers: ("worker", _BROKER),
 }
 """The name of a check, and the settings that it needs: with a default, it would examine another installation."""

@@ -26,7 +26,7 @@ _MEANT = {"postgres": "postgresql", "mysql": "postgresql", "mariadb": "postgresq
 
 
 @dataclass(frozen=True, slots=True)
-class _Parts:
+class UrlParts:
     scheme: str
     host: str
     path: str
@@ -35,7 +35,7 @@ class _Parts:
 def check_broker_url(url: str) -> None:
     """Check the URL of a broker. Raises `ValueError`."""
     example = "redis://HOST:6379/0 or amqp://LOGIN:PASSWORD@HOST:5672//"
-    parts = _split(url, BROKER_SCHEMES, example)
+    parts = check_split(url, BROKER_SCHEMES, example)
     if ";" in url:
         # kombu treats what follows as another broker.
         raise ValueError(f"it contains ';'; name one broker, and {_ENCODE}")
@@ -53,7 +53,7 @@ def check_broker_url(url: str) -> None:
 def check_database_url(url: str) -> None:
     """Check the URL of a database. Raises `ValueError`."""
     example = "postgresql://LOGIN:PASSWORD@HOST:5432/DATABASE or sqlite:////var/lib/publisher/publisher.db"
-    parts = _split(url, DATABASE_SCHEMES, example)
+    parts = check_split(url, DATABASE_SCHEMES, example)
     if parts.scheme.startswith("sqlite") and parts.host:
         raise ValueError("SQLite has no host; write an absolute path after sqlite:// and two slashes")
 
@@ -100,8 +100,8 @@ def parse_delays(text: str) -> list[float]:
     return found
 
 
-def _split(url: str, schemes: tuple[str, ...], example: str) -> _Parts:
-    """Split the URL. Raises `ValueError`, which shows at most the scheme."""
+def check_split(url: str, schemes: tuple[str, ...], example: str) -> UrlParts:
+    """Check the URL and split it. Raises `ValueError`, which shows at most the scheme."""
     if any(each.isspace() or not each.isprintable() for each in url):
         raise ValueError("it contains a space, a line break or a control character; remove it")
     found = _SCHEME.fullmatch(url)
@@ -122,7 +122,7 @@ def _split(url: str, schemes: tuple[str, ...], example: str) -> _Parts:
     host = _HOST.fullmatch(hosts)
     if not host or not _is_port(host[2]):
         raise ValueError(f"the port is not a number from 1 to {_PORT_MAX}, or a password is not encoded; {_ENCODE}")
-    return _Parts(scheme, host[1], path.partition("?")[0])
+    return UrlParts(scheme, host[1], path.partition("?")[0])
 
 
 def _is_port(text: str | None) -> bool:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from annotated_types import Ge, Le
 
 from publisher.core.errors import ConfigurationError
+from publisher.core.proxies import DirectHosts, check_proxy_url
 from publisher.core.service_urls import (
     check_broker_url,
     check_ca_file,
@@ -206,6 +207,16 @@ class Settings:
         "",
         "Networks (CIDR, separated by commas) that are never connected to for a caller, in any mode. This takes"
         " precedence.",
+    )
+    http_proxy: Annotated[str, check_proxy_url] = _setting(
+        "",
+        "URL of the proxy that workers reach clouds, image locations and webhooks through:"
+        " `http://LOGIN:PASSWORD@proxy.example.com:3128`. It must allow CONNECT. Empty: they are reached directly.",
+    )
+    no_proxy: Annotated[str, DirectHosts.parse] = _setting(
+        "",
+        "Hosts, domains and networks (CIDR) that are reached without the proxy, separated by commas:"
+        " `cloud.example.com`, `.lab.example.com`, `10.0.0.0/8`. `*` stands for all.",
     )
     upload_bytes_max: Bytes = _setting(
         1 << 40, "Maximum size in bytes of an image that is uploaded or fetched, both compressed and unpacked."

@@ -1,7 +1,8 @@
-"""Decides which of the addresses that callers name this installation connects to.
+"""Decides which of the addresses that callers name this installation connects to, and connects to them.
 
 A name proves nothing: it may resolve to any address, and to another one a moment later. So the address itself is
-checked when the connection is made, and the name is not resolved again in between.
+checked when the connection is made, and the name is not resolved again in between. Only the installation's own proxy
+resolves names itself: it belongs to the operator, who decides what it connects to (docs/decisions/0024).
 """
 
 from __future__ import annotations
@@ -11,20 +12,26 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
-from publisher.core.errors import ConfigurationError, InvalidRequest, NetworkRefused
+from publisher.core.errors import ConfigurationError, InvalidRequest, NetworkRefused, Reason, TransientCloudError
+from publisher.core.proxies import Proxy
 from publisher.core.service_urls import parse_networks
 from publisher.core.settings import Settings
+from publisher.core.ticket import Account
+from publisher.outbound.tunnel import open_tunnel, unreachable
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 AddressInfo = tuple[int, int, int, str, tuple[Any, ...]]
 """An item that `socket.getaddrinfo` returns."""
 Found = TypeVar("Found")
+Resolve = Callable[..., Sequence[AddressInfo]]
+Connect = Callable[[Found, float | None], socket.socket]
+"""Connects to a target within so many seconds."""
 
 _NAT64 = IPv6Network("64:ff9b::/96")
 _INNER: dict[str, tuple[Network, ...]] = {
@@ -55,6 +62,10 @@ class OutboundPolicy:
     guarded: bool = False
     allow: tuple[Network, ...] = ()
     deny: tuple[Network, ...] = ()
+    proxy: Proxy | None = None
+    """The installation's own proxy, whose address is not checked."""
+    account_proxy: Proxy | None = None
+    """The proxy that an account names. It is connected to like any other host that a caller names."""
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -63,7 +74,20 @@ class OutboundPolicy:
             guarded=settings.production,
             allow=_networks("PUBLISHER_OUTBOUND_ALLOW", settings.outbound_allow),
             deny=_networks("PUBLISHER_OUTBOUND_DENY", settings.outbound_deny),
+            proxy=_proxy(settings),
         )
+
+    def for_account(self, account: Account) -> Self:
+        """Return the policy with the proxy of an account, if it names one. Raises `InvalidRequest`."""
+        given, url = account.fields, account.fields.get("proxyUrl")
+        if not url:
+            return replace(self, account_proxy=None)
+        login, password = str(given.get("proxyLogin") or ""), account.secrets.get("proxyPassword", "")
+        try:
+            proxy = Proxy.of_elements(str(url), login, password, str(given.get("noProxy") or ""))
+        except ValueError as error:
+            raise InvalidRequest(str(error), field="credAccount.proxyUrl") from None
+        return replace(self, account_proxy=proxy)
 
     @property
     def open(self) -> bool:
@@ -96,32 +120,67 @@ class OutboundPolicy:
         port: int,
         timeout_seconds: float | None,
         *,
-        resolve: Callable[..., Sequence[AddressInfo]] = socket.getaddrinfo,
+        resolve: Resolve = socket.getaddrinfo,
     ) -> socket.socket:
-        """Open a TCP connection to one of the host's allowed addresses.
+        """Open a connection to a host: a TCP connection to one of its allowed addresses, or one through a proxy.
 
-        Resolves the name once. The time-out covers all addresses together, of which a few are tried. Raises
-        `NetworkRefused`, before anything is sent, and `OSError` if no address answers.
+        Resolves the name once. The time-out covers all addresses together, of which a few are tried, and the answer of
+        a proxy. Raises `NetworkRefused`, before anything is sent, `OSError` if no address answers, and the errors of
+        `open_tunnel` if a proxy does not answer or refuses.
         """
-        host = host.strip("[]")
+        made = self._open(host.strip("[]"), port, timeout_seconds, resolve)
+        made.settimeout(timeout_seconds)
+        return made
+
+    def through_proxy(self, host: str) -> bool:
+        """Return whether connections to this host go through a proxy."""
+        return self._proxy_of(host.strip("[]")) is not None
+
+    def _proxy_of(self, host: str) -> Proxy | None:
+        return next((each for each in (self.account_proxy, self.proxy) if each and each.serves(host)), None)
+
+    def _open(self, host: str, port: int, seconds: float | None, resolve: Resolve) -> socket.socket:
+        proxy = self._proxy_of(host)
+        if proxy is None:
+            return _first(self._addresses(host, port, resolve), seconds, _connected)
+        if not proxy.of_account:
+            # It resolves the name itself, so this finds only what can be found here.
+            self.check_host(host, _LOOK_SECONDS)
+            return _tunnel(proxy, host, port, seconds, EVERYWHERE, resolve)
+        if self.open:
+            targets = [host]
+        else:
+            # It may be anybody's, also one inside the operator's network. So it gets no name, but a checked address.
+            try:
+                targets = [address_of(each) for each in self._addresses(host, port, resolve)]
+            except OSError:
+                raise TransientCloudError(
+                    f"'{host}' cannot be resolved here; through the proxy of an account, this installation connects"
+                    " only to addresses that it can check: give the address instead of the name",
+                    reason=Reason.CONNECTION,
+                ) from None
+        onward = replace(self, account_proxy=None)
+        return _first(targets, seconds, lambda target, share: _tunnel(proxy, target, port, share, onward, resolve))
+
+    def _addresses(self, host: str, port: int, resolve: Resolve) -> Sequence[AddressInfo]:
+        """Return the addresses of a host to try. Raises `NetworkRefused`, and `OSError` if there are none."""
         try:
             found = resolve(host, port, type=socket.SOCK_STREAM)
         except UnicodeError:
-            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known") from None
-        last: OSError = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        tried = self.permitted(host, found, address_of)[:_TRIED_MAX]
-        ends = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-        for count, info in enumerate(tried):
-            # Each address gets its share of the remaining time, so that a silent one leaves time for the others.
-            share = None if ends is None else max(ends - time.monotonic(), 0.001) / (len(tried) - count)
-            try:
-                made = _connected(info, share)
-            except OSError as error:
-                last = error
-            else:
-                made.settimeout(timeout_seconds)
-                return made
-        raise last
+            found = ()
+        if not found:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return self.permitted(host, found, address_of)[:_TRIED_MAX]
+
+    def check_host(self, host: str, seconds: float) -> None:
+        """Check the addresses of a host as far as they can be found in this time. Raises `NetworkRefused`."""
+        if self.open:
+            return
+        try:
+            found = _look_up(host).result(max(0.0, seconds))
+        except (OSError, UnicodeError):  # includes time-outs
+            return
+        self.permitted(host, found, address_of)
 
 
 EVERYWHERE = OutboundPolicy()
@@ -130,6 +189,20 @@ EVERYWHERE = OutboundPolicy()
 
 def address_of(info: AddressInfo) -> str:
     return str(info[4][0])
+
+
+def _first(targets: Sequence[Found], seconds: float | None, connect: Connect[Found]) -> socket.socket:
+    """Return the first connection that succeeds. Raises the error of the last one if none does."""
+    ends = None if seconds is None else time.monotonic() + seconds
+    for count, target in enumerate(targets):
+        # Each one gets its share of the remaining time, so that a silent one leaves time for the others.
+        share = None if ends is None else max(ends - time.monotonic(), 0.001) / (len(targets) - count)
+        try:
+            return connect(target, share)
+        except (OSError, TransientCloudError):
+            if count == len(targets) - 1:
+                raise
+    raise AssertionError("there is no target")
 
 
 def _connected(info: AddressInfo, timeout_seconds: float | None) -> socket.socket:
@@ -143,6 +216,32 @@ def _connected(info: AddressInfo, timeout_seconds: float | None) -> socket.socke
         made.close()
         raise
     return made
+
+
+def _tunnel(
+    proxy: Proxy, host: str, port: int, seconds: float | None, policy: OutboundPolicy, resolve: Resolve
+) -> socket.socket:
+    """Connect to a host through a proxy, which is connected to as `policy` says."""
+    ends = None if seconds is None else time.monotonic() + seconds
+    try:
+        made = policy._open(proxy.host, proxy.port, seconds, resolve)
+    except TimeoutError:
+        raise unreachable(proxy, "it did not answer in time") from None
+    except OSError as error:
+        raise unreachable(proxy, error.strerror or type(error).__name__) from None
+    try:
+        open_tunnel(made, proxy, host, port, ends)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def _proxy(settings: Settings) -> Proxy | None:
+    try:
+        return Proxy.of_setting(settings.http_proxy, settings.no_proxy)
+    except ValueError as error:
+        raise ConfigurationError(f"PUBLISHER_HTTP_PROXY or PUBLISHER_NO_PROXY: {error}") from None
 
 
 def _networks(variable: str, text: str) -> tuple[Network, ...]:
@@ -220,16 +319,13 @@ def check_named(
     if policy.open:
         return
     hosts = {field: host for field, url in named.items() if (host := _host(url))}
-    lookups = {host: _look_up(host) for host in dict.fromkeys(hosts.values())}
-    if not all(each.done() for each in lookups.values()):
+    lookups = [_look_up(host) for host in dict.fromkeys(hosts.values())]
+    if not all(each.done() for each in lookups):
         before_waiting()
     deadline = time.monotonic() + _LOOK_SECONDS
     for field, host in hosts.items():
         try:
-            found = lookups[host].result(max(0.0, deadline - time.monotonic()))
-            policy.permitted(host, found, address_of)
-        except (OSError, UnicodeError):  # includes time-outs
-            continue
+            policy.check_host(host, deadline - time.monotonic())
         except NetworkRefused as error:
             raise InvalidRequest(str(error), field=field) from None
 

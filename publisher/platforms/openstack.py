@@ -13,6 +13,7 @@ from publisher.platforms.attributes import ATTRIBUTES, ITEMS, PROPERTIES, REGION
 from publisher.platforms.platform import (
     CA_BUNDLE,
     LOGIN,
+    PROXY_URL,
     SECRET_ROUTING,
     Platform,
     SealedNames,
@@ -62,6 +63,7 @@ _ACCOUNT = (
     *strings("userDomain", "interface", *_APPLICATION_CREDENTIAL),
     *secrets(APPLICATION_CREDENTIAL, TOKEN),
     *strings("trustId"),
+    *PROXY_URL,
 )
 """All after the password are ours. Answers have those that are no secrets in JSON only, and the CA bundle never."""
 _ARRIVAL = strings("store", "importMethod")
@@ -134,7 +136,8 @@ class OpenStack(Platform):
 
     def replaced(self, changes: Mapping[str, Any], secrets: Collection[str]) -> Collection[str]:
         """Return the elements of the old credential, if the new one is of another kind."""
-        lost = {name for name, kinds in _BELONG_TO.items() if secrets and not set(kinds) & set(secrets)}
+        given = set(secrets) & {PASSWORD, APPLICATION_CREDENTIAL, TOKEN}
+        lost = {name for name, kinds in _BELONG_TO.items() if given and not set(kinds) & given}
         if APPLICATION_CREDENTIAL in secrets and changes.get("applicationCredentialId"):
             lost |= {"applicationCredentialName", "login"}
         if APPLICATION_CREDENTIAL in secrets and changes.get("applicationCredentialName"):
@@ -261,6 +264,10 @@ _HINTS = {
     "applicationCredentialName": "Instead of its id: the name of an application credential, beside its user's login",
     "applicationCredentialSecret": "Instead of the password: what belongs to the application credential",
     "token": "Instead of login and password: a token of the project, which is used until it expires",
+    "proxyUrl": "Only if the cloud is behind a proxy of its own, such as http://proxy.example.com:3128",
+    "proxyLogin": "If the proxy requires a login",
+    "proxyPassword": "The password of the proxy's login",
+    "noProxy": "Hosts, domains and networks of the cloud that are reached without this proxy, with commas between",
     "trustId": "Id of a trust that the login was given: it acts in the project of the trust",
     "keystoneDomain": "Name or id of the project's domain. If empty: the domain with the id default",
     "keystoneProject": "Name or id of the project. Can be empty if the login has only one project",

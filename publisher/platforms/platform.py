@@ -22,6 +22,7 @@ from publisher.core.certificates import check_bundle
 from publisher.core.errors import InvalidRequest
 from publisher.core.name_template import placeholders
 from publisher.core.names import NAME_MAX, check_basic_plane, check_name
+from publisher.core.proxies import DirectHosts, Proxy
 from publisher.platforms.attributes import (
     PROPERTY_VALUE_MAX,
     attributes_of,
@@ -193,6 +194,8 @@ CA_BUNDLE = (Field("caBundle", limit=CERTIFICATE_LIMIT),)
 """Ours, for accounts that name the addresses of their cloud. It is read and never written."""
 AMAZON = (*strings("accessKeyId", "accountNumber", "keyPairName"), *secrets("secretAccessKeyId"))
 PORT = integers("port", minimum=1, maximum=65535)
+PROXY_URL = (*uris("proxyUrl"), *strings("proxyLogin", "noProxy"), *secrets("proxyPassword"))
+"""Ours, for the same accounts: a proxy of their own that connections to their cloud go through."""
 PROXY = (*strings("proxyHost"), *integers("proxyPort", minimum=1, maximum=65535))
 REGISTRY_IMAGE = strings("namespace", "repositoryName", "tagName")
 CERTIFICATES = (
@@ -224,7 +227,12 @@ NAME_TEMPLATE = (Field("nameTemplate", limit=NAME_MAX),)
 
 NAME_LENGTH_MAX = 255
 """Characters: the limit of Glance and of most other clouds."""
-SECRET_ROUTING = ("login", "endpointUrl", "registryUrl", "hostname", "port", "proxyHost", "proxyPort", "caBundle")
+_PROXY_NAMES = tuple(each.name for each in PROXY_URL)
+_PROXY_ADDRESS = "proxyUrl"
+SECRET_ROUTING = (
+    *("login", "endpointUrl", "registryUrl", "hostname", "port", "proxyHost", "proxyPort", "caBundle"),
+    *("proxyUrl", "proxyLogin", "noProxy"),
+)
 _KEPT, _KEPT_LENGTH_MAX = 1024, 255
 """Number of addresses whose verdict is kept, and the length of the longest one: callers send anything."""
 _STRUCTURED = (Kind.OBJECT, Kind.POLYMORPHIC, Kind.LIST)
@@ -335,9 +343,13 @@ class Platform:
     def identity(self, account: dict[str, Any], target: dict[str, Any]) -> list[Any]:
         """Say which account of which cloud this is: what has its own limit, and is swept once.
 
-        By default, all of the account that is no secret.
+        By default, all of the account that is no secret, except how to reach the cloud.
         """
-        plain = [each.name for each in self.account_fields if not each.secret and each.kind not in _STRUCTURED]
+        plain = [
+            each.name
+            for each in self.account_fields
+            if not each.secret and each.kind not in _STRUCTURED and each.name not in _PROXY_NAMES
+        ]
         return [account.get(name) or "" for name in plain]
 
     def image_service(self, account: dict[str, Any], target: dict[str, Any]) -> list[Any]:
@@ -362,7 +374,8 @@ class Platform:
 
     def account_addresses(self, account: dict[str, Any]) -> dict[str, Any]:
         """Return the addresses that an account names, by the path of the element that holds each."""
-        return {f"credAccount.{name}": account[name] for name in self.addresses if account.get(name)}
+        names = (*self.addresses, _PROXY_ADDRESS)
+        return {f"credAccount.{name}": account[name] for name in names if account.get(name)}
 
     def check_account(self, account: dict[str, Any], secrets: Collection[str]) -> None:
         """Check an account, whose elements are named as in a publish request. `secrets` are the names of those given.
@@ -380,6 +393,7 @@ class Platform:
                 self._check_name(name, text, f"credAccount.{name}")
         if bundle := account.get("caBundle"):
             check_bundle(str(bundle), "credAccount.caBundle")
+        _check_proxy(account, secrets)
         if template := account.get("nameTemplate"):
             placeholders(str(template), "credAccount.nameTemplate")
         self.own_account_check(account)
@@ -431,6 +445,32 @@ class Platform:
         check_name(text, path, trimmed=False)
         if name == "displayName" and self.basic_plane:
             check_basic_plane(text, path, self.name)
+
+
+def _check_proxy(account: Mapping[str, Any], secrets: Collection[str]) -> None:
+    """Check the elements that describe an account's own proxy. Raises `InvalidRequest`."""
+    login, password = bool(account.get("proxyLogin")), "proxyPassword" in secrets
+    if not account.get(_PROXY_ADDRESS):
+        # Sealed secrets may include a proxy's password or not.
+        unused = [name for name in ("proxyLogin", "noProxy") if account.get(name)]
+        if password and not isinstance(secrets, SealedNames):
+            unused.append("proxyPassword")
+        if unused:
+            raise InvalidRequest("is used only together with proxyUrl; leave it out", field=f"credAccount.{unused[0]}")
+        return
+    try:
+        Proxy.of_elements(str(account[_PROXY_ADDRESS]))
+    except ValueError as error:
+        raise InvalidRequest(str(error), field=f"credAccount.{_PROXY_ADDRESS}") from None
+    try:
+        DirectHosts.parse(str(account.get("noProxy") or ""))
+    except ValueError as error:
+        raise InvalidRequest(str(error), field="credAccount.noProxy") from None
+    if ":" in str(account.get("proxyLogin") or ""):  # RFC 7617, section 2
+        raise InvalidRequest("cannot contain a colon", field="credAccount.proxyLogin")
+    if login != password and not isinstance(secrets, SealedNames):
+        lacking, given = ("proxyPassword", "proxyLogin") if login else ("proxyLogin", "proxyPassword")
+        raise InvalidRequest(f"is needed with {given}", field=f"credAccount.{lacking}")
 
 
 def check_address(field: str, address: str) -> None:

@@ -10,9 +10,10 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -24,8 +25,10 @@ from tests.integration.test_publish import assert_one_right_image
 from tests.patience import PATIENCE
 from tests.proxy import Proxy
 from tests.servers.impatient_worker import VISIBILITY_SECONDS
+from tests.servers.networks import network, networks_allowed
 from tests.servers.rabbitmq import rabbitmq_server
 from tests.servers.redis import redis_server
+from tests.servers.tinyproxy import tinyproxy
 from tests.stack import Stack, until
 
 pytestmark = pytest.mark.real
@@ -205,6 +208,34 @@ def test_a_worker_survives_an_upload_longer_than_rabbitmqs_timeout(
         assert worker.process.poll() is None
         for each in (ticket, other):
             assert_one_right_image(glance, each, image)
+
+
+@pytest.mark.skipif(not networks_allowed(), reason="only root may create a network")
+def test_a_worker_whose_only_way_out_is_a_proxy_publishes(
+    tmp_path: Path, devcloud: DevCloud, glance: Glance, file: Path
+) -> None:
+    with (
+        redis_server() as redis,
+        network() as inside,
+        tinyproxy(host=inside.outside, login="worker", password="hunter2-of-the-proxy") as proxy,
+        stack_of(tmp_path / "data", redis.socket_url, workers=0) as stack,
+    ):
+        image = stack.add_image(file, id=7)
+        stack.workers_in = inside.command
+        ticket = stack.publish(publish_body(devcloud, URI))
+        stack.add_worker()
+        # Without the proxy it reaches nothing.
+        until(lambda: stack.status(ticket)["message"].startswith("Waiting to try again"), 60)
+        assert ticket_of(stack, ticket["dbId"]).reason == "connection"
+        assert proxy.asked_for == []
+        stack.workers[0].kill()
+        url = proxy.url.replace("://", "://worker:hunter2-of-the-proxy@")
+        stack.settings = replace(stack.settings, http_proxy=url)
+        stack.add_worker()
+        assert stack.wait(ticket, SCALE.upload_seconds + 120)["published"]
+        assert_one_right_image(glance, ticket, image)
+        assert set(proxy.asked_for) == {urlsplit(each).netloc for each in (devcloud.keystone_url, devcloud.glance_url)}
+        assert all("hunter2" not in log.read_text() for log in stack.logs.iterdir())
 
 
 @pytest.mark.parametrize("acknowledging", ["", "late"])

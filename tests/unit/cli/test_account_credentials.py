@@ -173,3 +173,21 @@ def test_account_changes_to_another_kind_of_credential(cli: Cli, cli_store: Stor
     assert cli.ok("accounts", "list") == f"1\troot\tlab\topenstack\tapplication credential 4711\t{KEYSTONE}\n"
     cli.ok("accounts", "set", "lab", "--application-credential-id", "", "--password-stdin", input="t\n")
     assert stored(cli_store) == ({}, {"token": "t"})
+
+
+def test_account_with_a_proxy_needs_the_password_of_the_proxy_too(cli: Cli, cli_store: Store) -> None:
+    options = ("--proxy-url", "http://proxy.example.com:3128", "--proxy-login", "worker", "--no-proxy", "10.0.0.0/8")
+    elements = {"proxyUrl": "http://proxy.example.com:3128", "proxyLogin": "worker", "noProxy": "10.0.0.0/8"}
+    both = f"{SECRET}\nhunter2-of-the-proxy\n"
+    secrets = {"password": SECRET, "proxyPassword": "hunter2-of-the-proxy"}
+    cli.ok("accounts", "add", "lab", *URL, "--login", "anna", *options, "--password-stdin", input=both)
+    assert stored(cli_store) == ({"login": "anna", **elements}, secrets)
+    refused = cli.run("accounts", "add", "x", *URL, "--login", "anna", *options, OS_PASSWORD=SECRET)
+    assert "the second line is the password of the proxy" in refused.stderr
+    # It can be added to an account, and removed again.
+    cli.ok("accounts", "add", "later", *URL, "--login", "anna", OS_PASSWORD=SECRET)
+    cli.ok("accounts", "set", "later", *options, "--password-stdin", input=both)
+    assert stored(cli_store, "later") == ({"login": "anna", **elements}, secrets)
+    gone = ("--proxy-url", "", "--proxy-login", "", "--no-proxy", "", "--password-stdin")
+    cli.ok("accounts", "set", "later", *gone, input=f"{SECRET}\n")
+    assert stored(cli_store, "later") == ({"login": "anna"}, {"password": SECRET})

@@ -18,6 +18,7 @@ from publisher.core.vault import Vault
 from publisher.store import Store
 from publisher.store.database import writing
 from tests.command import Cli
+from tests.servers.listening import listening
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -203,3 +204,34 @@ def test_it_runs_with_invalid_settings_and_shows_all_of_them(cli: Cli) -> None:
     # With the default broker, the check would examine another installation.
     for name in ("broker", "worker"):
         assert (found[name]["level"], found[name]["message"]) == ("warn", "not checked: it needs PUBLISHER_BROKER_URL")
+
+
+PROXY_PASSWORD = "hunter2-of-the-proxy"
+
+
+def proxy_finding(cli: Cli, **variables: str) -> dict[str, str]:
+    result = cli.run("doctor", "--json", **variables)
+    assert PROXY_PASSWORD not in result.output
+    found: dict[str, str] = {each["name"]: each for each in json.loads(result.stdout)["checks"]}["proxy"]
+    return found
+
+
+def test_it_reports_the_proxy_and_that_it_resolves_names(cli: Cli) -> None:
+    assert "proxy" not in levels(json.loads(cli.run("doctor", "--json").stdout))
+    with listening() as proxy:
+        variables = {"PUBLISHER_HTTP_PROXY": f"http://joe:{PROXY_PASSWORD}@127.0.0.1:{proxy.port}"}
+        found = proxy_finding(cli, **variables)
+        assert (found["level"], found["message"]) == (
+            "ok",
+            f"127.0.0.1:{proxy.port} answers; it resolves host names itself",
+        )
+        ruled = proxy_finding(cli, **variables, PUBLISHER_OUTBOUND_DENY="10.0.0.0/8")
+        assert ruled["level"] == "warn"
+        assert "cannot be enforced here for all hosts" in ruled["message"]
+    gone = proxy_finding(cli, **variables)
+    assert (gone["level"], gone["message"]) == (
+        "fail",
+        f"127.0.0.1:{proxy.port} cannot be reached: Connection refused",
+    )
+    wrong = proxy_finding(cli, PUBLISHER_HTTP_PROXY=f"https://joe:{PROXY_PASSWORD}@proxy:3128")
+    assert (wrong["level"], wrong["message"]) == ("warn", "not checked: it needs PUBLISHER_HTTP_PROXY")

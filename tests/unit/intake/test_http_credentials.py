@@ -115,3 +115,56 @@ def test_mixed_credentials_are_refused(fresh: Service, form: str, given: dict[st
     assert refused.problem().startswith(message)
     assert SECRET not in refused.problem()
     assert not fresh.store.tickets.list()
+
+
+PROXY = {"proxyUrl": "http://proxy.example.com:3128", "proxyLogin": "worker", "noProxy": "10.0.0.0/8"}
+
+
+@pytest.mark.parametrize("form", [JSON, XML])
+def test_proxy_of_an_account_is_read_and_its_password_is_never_shown(fresh: Service, form: str) -> None:
+    given = {"login": "joe", "password": "hunter2-of-joe", "proxyPassword": SECRET} | PROXY
+    made = fresh.post(PATH, inline(form, given), content_type=form, accept=JSON)
+    assert made.status == 201, made.body
+    assert {name: made.json["credAccount"].get(name) for name in PROXY} == PROXY
+    (ticket,) = fresh.store.tickets.list()
+    assert ticket.sealed_secrets
+    opened = Vault.from_file(fresh.settings.key_file).open(ticket.sealed_secrets)
+    assert opened == {"password": "hunter2-of-joe", "proxyPassword": SECRET}
+    for accept in (JSON, XML):
+        shown = fresh.get(made.json["uri"], accept=accept)
+        assert SECRET.encode() not in shown.body
+    names = {str(etree.QName(each).localname) for each in etree.fromstring(shown.body).iter()}
+    assert not names & {"proxyUrl", "proxyLogin", "noProxy", "proxyPassword"}
+
+
+def test_stored_account_gets_another_proxy_only_with_its_secrets(fresh: Service) -> None:
+    given = {"login": "joe", "password": SECRET}
+    made = fresh.post("users/root/accounts", to_store(given), content_type=JSON, accept=JSON).json
+    for change in ({"proxyUrl": PROXY["proxyUrl"]}, PROXY):
+        body = json.dumps(made | change).encode()
+        refused = fresh.call("PUT", made["uri"], body=body, content_type=JSON, accept=JSON)
+        assert (refused.status, refused.problem().partition(":")[0]) == (400, "password")
+    body = json.dumps(made | PROXY | {"password": SECRET, "proxyPassword": SECRET}).encode()
+    changed = fresh.call("PUT", made["uri"], body=body, content_type=JSON, accept=JSON)
+    assert changed.status == 200, changed.body
+    assert {name: changed.json[name] for name in PROXY} == PROXY
+    assert SECRET.encode() not in changed.body
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"proxyUrl": "https://proxy:3128"}, "credAccount.proxyUrl: the connection to the proxy itself cannot use TLS"),
+        ({"noProxy": "*"}, "credAccount.noProxy: is used only together with proxyUrl"),
+        ({"proxyUrl": "http://proxy:3128", "proxyLogin": "w"}, "credAccount.proxyPassword: is needed with proxyLogin"),
+        ({"proxyUrl": "http://a:hunter2@proxy:3128"}, "credAccount.proxyUrl: must not hold a login or password"),
+    ],
+)
+def test_wrong_proxy_of_an_account_is_a_400_that_names_the_element(
+    fresh: Service, changes: dict[str, str], message: str
+) -> None:
+    given = {"login": "joe", "password": SECRET} | changes
+    refused = fresh.post(PATH, inline(JSON, given), content_type=JSON, accept=JSON)
+    assert refused.status == 400
+    assert refused.problem().startswith(message)
+    assert b"hunter2" not in refused.body

@@ -11,11 +11,20 @@ from typing import Any
 
 import pytest
 
-from publisher.core.errors import ConfigurationError, NetworkRefused, PermanentCloudError, Reason
+from publisher.core.errors import (
+    ConfigurationError,
+    InvalidRequest,
+    NetworkRefused,
+    PermanentCloudError,
+    Reason,
+    TransientCloudError,
+)
 from publisher.core.settings import Settings
-from publisher.outbound.policy import EVERYWHERE, AddressInfo, OutboundPolicy
+from publisher.core.ticket import Account
+from publisher.outbound.policy import EVERYWHERE, AddressInfo, OutboundPolicy, check_named
 from tests.patience import PATIENCE
 from tests.servers.listening import listening
+from tests.servers.uploads import Upload, UploadServer, upload_server
 
 
 def policy(**settings: Any) -> OutboundPolicy:
@@ -188,3 +197,119 @@ def test_refusal_does_not_reveal_the_resolved_address() -> None:
 def test_unresolvable_name_raises_oserror(host: str) -> None:
     with pytest.raises(OSError, match=r"Name|name"):
         EVERYWHERE.connect(host, 80, 5)
+
+
+# Proxies --------------------------------------------------------------------------------------------------------------
+
+
+def consent(upload: Upload) -> None:
+    upload.answer(b"HTTP/1.1 200 Connection established\r\n\r\n")
+
+
+def asked_for(proxy: UploadServer) -> list[str]:
+    return [each.head.split(b" ")[1].decode() for each in proxy.uploads]
+
+
+def proxy_of_account(url: str, **fields: str) -> Account:
+    return Account("openstack", {"proxyUrl": url, **fields}, {})
+
+
+def test_proxy_of_the_installation_is_trusted_and_used_for_all_but_named_hosts() -> None:
+    with upload_server(consent) as proxy, listening("127.0.0.2") as direct:
+        url = f"http://127.0.0.1:{proxy.port}"
+        made = policy(http_proxy=url, no_proxy="127.0.0.0/8", outbound_allow="127.0.0.2")
+        made.connect("127.0.0.2", direct.port, 30.0 * PATIENCE).close()
+        # No name is resolved for a network: this one would be in it.
+        unguarded = OutboundPolicy.of(Settings(http_proxy=url, no_proxy="127.0.0.0/8"))
+        unguarded.connect("localhost", direct.port, 30.0 * PATIENCE).close()
+        made.connect("10.1.2.3", 443, 30.0 * PATIENCE).close()
+        assert made.through_proxy("10.1.2.3")
+        assert not made.through_proxy("127.0.0.2")
+    assert direct.connections == ["127.0.0.1"]
+    assert asked_for(proxy) == [f"localhost:{direct.port}", "10.1.2.3:443"]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "2130706433", "0177.1", "[::1]", "169.254.169.254"])
+def test_inner_address_is_not_reached_through_the_proxy_either(host: str) -> None:
+    with upload_server(consent) as proxy:
+        made = policy(http_proxy=f"http://127.0.0.1:{proxy.port}")
+        with pytest.raises(NetworkRefused, match="which this installation does not connect to"):
+            made.connect(host, 80, 30.0 * PATIENCE)
+    assert proxy.uploads == []
+
+
+def test_name_that_only_the_proxy_can_resolve_is_left_to_it() -> None:
+    with upload_server(consent) as proxy:
+        made = policy(http_proxy=f"http://127.0.0.1:{proxy.port}", outbound_deny="10.0.0.0/8")
+        made.connect("cloud.invalid", 443, 30.0 * PATIENCE).close()
+    assert asked_for(proxy) == ["cloud.invalid:443"]
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:{}", "http://localhost:{}", "http://[::ffff:127.0.0.1]:{}"])
+def test_inner_proxy_of_an_account_is_refused(url: str) -> None:
+    with listening() as inner:
+        account = proxy_of_account(url.format(inner.port))
+        with pytest.raises(NetworkRefused, match="a loopback address"):
+            policy().for_account(account).connect("10.1.2.3", 443, 30.0 * PATIENCE)
+        with pytest.raises(InvalidRequest, match=r"^credAccount\.proxyUrl: .* a loopback address"):
+            check_named(policy(), {"credAccount.proxyUrl": account.fields["proxyUrl"]})
+    assert inner.connections == []
+
+
+def test_proxy_of_an_account_gets_only_checked_addresses() -> None:
+    """It may be one inside the operator's network, and it would resolve a name anew."""
+    with upload_server(consent) as proxy:
+        account = proxy_of_account(f"http://127.0.0.1:{proxy.port}")
+        guarded = policy(outbound_allow="127.0.0.1").for_account(account)
+
+        def resolve(host: str, port: int, **_: Any) -> Sequence[AddressInfo]:
+            found = {"cloud.example.com": "10.1.2.3", "inner.example.com": "169.254.169.254"}.get(host, host)
+            return socket.getaddrinfo(found, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+
+        guarded.connect("cloud.example.com", 443, 30.0 * PATIENCE, resolve=resolve).close()
+        with pytest.raises(NetworkRefused, match="a metadata address"):
+            guarded.connect("inner.example.com", 443, 30.0 * PATIENCE, resolve=resolve)
+        with pytest.raises(TransientCloudError, match=r"'unknown\.example\.com' cannot be resolved here; .* address"):
+            guarded.connect("unknown.example.com", 443, 30.0 * PATIENCE, resolve=resolve)
+        # Without rules there is nothing to check.
+        EVERYWHERE.for_account(account).connect("unknown.example.com", 443, 30.0 * PATIENCE, resolve=resolve).close()
+    assert asked_for(proxy) == ["10.1.2.3:443", "unknown.example.com:443"]
+
+
+def test_next_address_of_a_host_is_asked_for_if_the_proxy_cannot_reach_the_first() -> None:
+    def only_second(upload: Upload) -> None:
+        first = b"10.0.0.1:" in upload.head
+        upload.answer(b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n" if first else b"HTTP/1.1 200 OK\r\n\r\n")
+
+    with upload_server(only_second) as proxy:
+        guarded = policy(outbound_allow="127.0.0.1").for_account(proxy_of_account(f"http://127.0.0.1:{proxy.port}"))
+
+        def resolve(host: str, port: int, **_: Any) -> Sequence[AddressInfo]:
+            found = ["10.0.0.1", "10.0.0.2"] if host == "two.example.com" else [host]
+            return [info for each in found for info in socket.getaddrinfo(each, port, type=socket.SOCK_STREAM)]
+
+        guarded.connect("two.example.com", 443, 30.0 * PATIENCE, resolve=resolve).close()
+    assert asked_for(proxy) == ["10.0.0.1:443", "10.0.0.2:443"]
+
+
+def test_proxy_of_an_account_is_reached_through_that_of_the_installation() -> None:
+    account = proxy_of_account("http://10.9.8.7:8080")
+    with upload_server(consent) as proxy:
+        made = OutboundPolicy.of(Settings(http_proxy=f"http://127.0.0.1:{proxy.port}")).for_account(account)
+        # The proxy of the installation ends the connection after its consent.
+        with pytest.raises(TransientCloudError, match=r"the proxy 10\.9\.8\.7:8080 cannot be used"):
+            made.connect("cloud.invalid", 443, 30.0 * PATIENCE)
+    assert asked_for(proxy) == ["10.9.8.7:8080"]
+
+
+def test_account_decides_which_of_its_hosts_need_its_proxy() -> None:
+    with upload_server(consent) as proxy, upload_server(consent) as ours:
+        settings = Settings(http_proxy=f"http://127.0.0.1:{ours.port}", no_proxy="127.0.0.1")
+        account = proxy_of_account(f"http://127.0.0.1:{proxy.port}", noProxy="glance.invalid")
+        made = OutboundPolicy.of(settings).for_account(account)
+        for host in ("keystone.invalid", "glance.invalid"):
+            made.connect(host, 443, 30.0 * PATIENCE).close()
+        # Another account does not inherit it.
+        made.for_account(Account("openstack", {}, {})).connect("keystone.invalid", 443, 30.0 * PATIENCE).close()
+    assert asked_for(proxy) == ["keystone.invalid:443"]
+    assert asked_for(ours) == ["glance.invalid:443", "keystone.invalid:443"]

@@ -117,3 +117,54 @@ def test_accounts_with_different_credentials_are_distinct() -> None:
 def test_elements_tell_the_secret_and_who_signs_in(account: dict[str, Any], secret: str, who: str) -> None:
     assert OPENSTACK.main_secret(account) == secret
     assert OPENSTACK.signs_in_as(account) == who
+
+
+PROXY = LOGIN | {"proxyUrl": "http://proxy.example.com:3128"}
+
+
+@pytest.mark.parametrize(
+    ("account", "secrets"),
+    [
+        (PROXY, {PASSWORD}),
+        (PROXY | {"proxyLogin": "worker"}, {PASSWORD, "proxyPassword"}),
+        (PROXY | {"noProxy": "10.0.0.0/8, .lab.example.com"}, {PASSWORD}),
+        (PROXY | {"proxyUrl": "http://[2001:db8::1]:3128/"}, {PASSWORD}),
+        (URL | {"proxyUrl": "http://proxy:3128", "proxyLogin": "w"}, {TOKEN, "proxyPassword"}),
+    ],
+)
+def test_proxy_of_an_account_is_accepted(account: dict[str, Any], secrets: set[str]) -> None:
+    check_request("openstack", account, secrets, PROJECT)
+    check_request("openstack", account, OPENSTACK.sealed_names, PROJECT)
+    assert "credAccount.proxyUrl" in OPENSTACK.account_addresses(account)
+    assert cloud_account("openstack", account, PROJECT) == cloud_account(
+        "openstack", {name: value for name, value in account.items() if "roxy" not in name}, PROJECT
+    ), "the same account of the same cloud"
+
+
+@pytest.mark.parametrize(
+    ("account", "secrets", "message"),
+    [
+        (PROXY | {"proxyUrl": "proxy:3128"}, {PASSWORD}, "credAccount.proxyUrl: must be an address"),
+        (PROXY | {"proxyUrl": "http://me:pw@proxy:3128"}, {PASSWORD}, "credAccount.proxyUrl: must not hold a login"),
+        (PROXY | {"proxyUrl": "https://proxy:3128"}, {PASSWORD}, "credAccount.proxyUrl: the connection to the proxy"),
+        (PROXY | {"proxyUrl": "http://proxy"}, {PASSWORD}, "credAccount.proxyUrl: it needs a host and a port"),
+        (PROXY | {"proxyUrl": "http://proxy:3128/x"}, {PASSWORD}, "credAccount.proxyUrl: nothing may follow the port"),
+        (PROXY | {"proxyLogin": "w"}, {PASSWORD}, "credAccount.proxyPassword: is needed with proxyLogin"),
+        (PROXY, {PASSWORD, "proxyPassword"}, "credAccount.proxyLogin: is needed with proxyPassword"),
+        (PROXY | {"proxyLogin": "a:b"}, {PASSWORD, "proxyPassword"}, "credAccount.proxyLogin: cannot contain a colon"),
+        (PROXY | {"noProxy": "10.0.0.1/8"}, {PASSWORD}, "credAccount.noProxy: give hosts, domains"),
+        (LOGIN | {"noProxy": "*"}, {PASSWORD}, "credAccount.noProxy: is used only together with proxyUrl"),
+        (LOGIN | {"proxyLogin": "w"}, {PASSWORD}, "credAccount.proxyLogin: is used only together with proxyUrl"),
+        (LOGIN, {PASSWORD, "proxyPassword"}, "credAccount.proxyPassword: is used only together with proxyUrl"),
+        (PROXY | {"proxyLogin": "w"}, {"proxyPassword"}, "credAccount.password: is needed to publish to openstack"),
+    ],
+)
+def test_wrong_proxy_of_an_account_is_refused(account: dict[str, Any], secrets: set[str], message: str) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        check_request("openstack", account, secrets, PROJECT)
+    assert str(raised.value).startswith(message)
+    assert "pw" not in str(raised.value)
+
+
+def test_password_of_the_proxy_alone_replaces_no_credential() -> None:
+    assert OPENSTACK.replaced({}, {"proxyPassword"}) == set()

@@ -25,6 +25,8 @@ from tests.records import OWNER, add_ticket, words
 from tests.servers.certificates import authority
 from tests.servers.listening import listening
 from tests.servers.receiver import Receiver, receiver
+from tests.servers.tinyproxy import tinyproxy
+from tests.servers.uploads import Upload, upload_server
 from tests.stack import until
 from workers.webhook_sender import Notifier
 
@@ -119,6 +121,40 @@ def test_webhook_is_sent_again_until_it_is_accepted(
         "delivered" in said[2],
     ] == [True] * 3
     assert not any("a-secret" in each for each in said)
+
+
+@pytest.mark.real
+def test_webhook_is_sent_through_the_proxy(
+    sqlite_store: Store, secret: str, hooks: Receiver, tell: Callable[..., None], settings: Settings
+) -> None:
+    with tinyproxy(login="worker", password="hunter2-of-the-proxy") as proxy:
+        url = proxy.url.replace("://", "://worker:hunter2-of-the-proxy@")
+        ticket = ended(sqlite_store, hooks.url)
+        tell(replace(settings, http_proxy=url))
+        assert proxy.asked_for == [f"127.0.0.1:{hooks.port}"]
+        assert len(hooks.verified(secret)) == 1
+        assert state(sqlite_store, ticket) == ("sent", 1, None)
+        other = ended(sqlite_store, hooks.url)
+        tell(replace(settings, http_proxy=url, no_proxy="127.0.0.1"))
+        assert state(sqlite_store, other) == ("sent", 1, None)
+        assert len(proxy.asked_for) == 1
+
+
+def test_webhook_that_the_proxy_refuses_is_tried_again(
+    sqlite_store: Store, hooks: Receiver, tell: Callable[..., None], settings: Settings
+) -> None:
+    def refuse(upload: Upload) -> None:
+        upload.answer(b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n")
+
+    with upload_server(refuse) as proxy:
+        ticket = ended(sqlite_store, hooks.url)
+        tell(replace(settings, http_proxy=f"http://joe:hunter2@127.0.0.1:{proxy.port}"))
+    said, tries, error = state(sqlite_store, ticket)
+    assert (said, tries) == ("failed", 4)
+    assert error
+    assert error.startswith(f"the proxy 127.0.0.1:{proxy.port} does not allow connections to 127.0.0.1:{hooks.port}")
+    assert "hunter2" not in " ".join(words(sqlite_store, ticket))
+    assert hooks.got == []
 
 
 @pytest.mark.parametrize(
