@@ -155,7 +155,7 @@ class TestWithdraw:
 
     def test_published_image_is_withdrawn_with_the_stored_account(self, fresh: Service) -> None:
         stored = fresh.post("users/alice/accounts", account_body(), content_type=JSON, login="alice", accept=JSON).json
-        reference = {"credAccount": {"dbId": stored["dbId"], "targetPlatform": {"name": "openstack"}}}
+        reference: dict[str, Any] = {"credAccount": {"dbId": stored["dbId"], "targetPlatform": {"name": "openstack"}}}
         ticket = fresh.publish(xml_body(image=None, **reference))
         fresh.store.leases.published(fresh.claim(ticket), cloud_id="a-cloud-id", location=None)
         assert self.withdraw(fresh, ticket).status == 200

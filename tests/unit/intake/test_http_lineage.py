@@ -12,7 +12,7 @@ from publisher.core.ticket import Older
 from tests.service import ACCOUNT, JSON, XML, Service, json_body, ticket_path, xml_body
 
 PATH = "users/alice/appliances/14/images/21/pimages"
-LINEAGE = {"lineage": "web", "keep": 2, "older": "withdraw"}
+LINEAGE: dict[str, Any] = {"lineage": "web", "keep": 2, "older": "withdraw"}
 
 
 @pytest.fixture
