@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from publisher.core.errors import Cancelled, LeaseLost
+from publisher.core.errors import Cancelled, LeaseLost, Reason
 from publisher.core.ticket import TRANSITIONS, CloudRef, Phase, State, Ticket
 from publisher.store import Store
 from publisher.store.database import db_now, history, journal, reading, tickets
@@ -206,6 +206,11 @@ WRITES: dict[str, Callable[[Leases, Claim], object]] = {
     "release": lambda leases, claim: leases.release(claim, "w"),
     "hand_over": lambda leases, claim: leases.hand_over(claim),
     "give_up": lambda leases, claim: leases.give_up(claim),
+    "withdrawn": lambda leases, claim: leases.withdrawn(claim, words="w"),
+    "not_withdrawn": lambda leases, claim: leases.not_withdrawn(claim, error="e", detail="d", reason=Reason.REFUSED),
+    "withdraw_later": lambda leases, claim: leases.withdraw_later(
+        claim, delay_seconds=1, error="e", reason=Reason.REFUSED
+    ),
 }
 
 

@@ -148,6 +148,7 @@ _PLAIN = {
         *strings("reasonCode"),
         Field("rate", Kind.LONG, minimum=0),
         *strings("worker"),
+        *_WARNINGS,
     ),
     "image": (*_IMAGE, *uris("location"), *strings("warning"), *_WARNINGS),
     "imageFormat": (*_OBJECT, *strings("name")),

@@ -53,7 +53,7 @@ class PartsPublisher(CloudPublisher):
     ) -> Self:
         if account.secrets.get("password") == "wrong":
             raise PermanentCloudError("the cloud refused the login; check the password", reason=Reason.CREDENTIALS)
-        return cls(PartsCloud(Path(account.fields["login"])), str(target.fields["displayName"]), check)
+        return cls(PartsCloud(Path(account.fields["login"])), str(target.fields.get("displayName", "")), check)
 
     def check(self, image: Image) -> None:
         self._check()

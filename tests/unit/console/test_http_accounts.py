@@ -205,7 +205,7 @@ def test_each_platform_has_its_own_fields(browser: Browsers) -> None:
     page = alice.post(NEW, {"platform": "memory", "name": "Kept", "show": "1"})
     assert page.status == 200
     names = page.root.xpath("//main//form//*[self::input or self::select]/@name")
-    assert names == ["csrf", "platform", "name", "login", "password"]
+    assert names == ["csrf", "platform", "name", "login", "password", "nameTemplate"]
     assert page.root.xpath("//input[@name='name']/@value") == ["Kept"]
 
 

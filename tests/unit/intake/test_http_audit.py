@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from publisher.core.cloud_check import CheckResult
 from publisher.intake.openapi import resources
 from publisher.store.database import Actor
 from tests.service import ACCOUNT, JSON, PASSWORDS, SECRET, Service, json_body, ticket_path
@@ -20,6 +21,7 @@ CHANGES = {
     "ticket.create": {("POST", "appliances/{}/pimages"), ("POST", "appliances/{}/images/{}/pimages")},
     "ticket.cancel": {("DELETE", "appliances/{}/images/{}/pimages/{}/cancel")},
     "ticket.retry": {("POST", "appliances/{}/images/{}/pimages/{}/retry")},
+    "ticket.withdraw": {("POST", "appliances/{}/images/{}/pimages/{}/withdraw")},
     "ticket.delete": {("DELETE", "appliances/{}/images/{}/pimages/{}"), ("DELETE", "appliances/{}/pimages")},
     "image.create": {("POST", "appliances/{}/images")},
     "image.generate": {("POST", "appliances/{}/images/{}")},
@@ -28,6 +30,7 @@ CHANGES = {
     "account.create": {("POST", "accounts")},
     "account.change": {("PUT", "accounts/{}")},
     "account.delete": {("DELETE", "accounts/{}")},
+    "account.test": {("POST", "accounts/{}/test")},
     "key.create": {("POST", "apikeys")},
     "key.delete": {("DELETE", "apikeys/{}")},
     "user.notify": {("PUT", "webhook"), ("DELETE", "webhook")},
@@ -88,6 +91,30 @@ def test_every_change_has_an_audit_entry(fresh: Service) -> None:
     for entry in fresh.store.audit.latest(1000):
         for secret in (SECRET, *PASSWORDS.values()):
             assert secret not in repr(entry)
+
+
+def test_withdrawal_and_test_of_an_account_have_audit_entries(fresh: Service) -> None:
+    ticket = fresh.publish()
+    fresh.store.leases.published(fresh.claim(ticket), cloud_id="a-cloud-id", location=None)
+    body = json.dumps({"@type": "CredAccountOpenStack", **ACCOUNT})
+    withdraw = f"{ticket_path(ticket)}/withdraw"
+    for _ in range(2):
+        assert fresh.post(withdraw, body, content_type=JSON, login="alice").status == 200
+    body = json.dumps({"@type": "CredAccountOpenStack", **ACCOUNT, "name": "lab"})
+    assert fresh.post("users/alice/accounts", body, content_type=JSON, login="alice").status == 201
+
+    def answer(check_id: int) -> None:
+        claimed = fresh.store.checks.claim(check_id)
+        assert claimed is not None
+        fresh.store.checks.finish(claimed, CheckResult(True, "the account can sign in"))
+
+    fresh.waker.on_check = answer
+    assert fresh.post("users/alice/accounts/1/test", b"", content_type=None, login="alice").status == 200
+    assert noted(fresh)[1:] == [
+        ("alice", "ticket.withdraw", ticket_path(ticket)),
+        ("alice", "account.create", "users/alice/accounts/1"),
+        ("alice", "account.test", "users/alice/accounts/1"),
+    ]
 
 
 def test_sent_and_named_images_have_audit_entries(fresh: Service) -> None:

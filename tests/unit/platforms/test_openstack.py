@@ -85,7 +85,7 @@ def test_import_method_that_is_unknown_is_refused(method: str) -> None:
 def test_store_and_import_method_are_elements_of_each_openstack(platform: str) -> None:
     fields = {field.name for field in platform_of(platform).target_fields}
     assert {"store", "importMethod"} <= fields
-    check_request(platform, LOGIN, {PASSWORD}, PROJECT | {"store": "fast", "importMethod": "glance-direct"})
+    platform_of(platform).check_target(LOGIN, PROJECT | {"store": "fast", "importMethod": "glance-direct"})
 
 
 def test_token_of_a_stored_account_needs_the_project_too() -> None:

@@ -166,6 +166,8 @@ class OpenStackPublisher(CloudPublisher):
             raise InvalidRequest(image.glance_objection, field="imageUri")
         if self._target.fields.get("ifNameTaken") == REFUSE:
             self._check_name_is_free(self._name(image))
+        check_offered(self._images, self._target)
+        self._shared_with()
         self._check_space(image)
 
     def check_creation(self, image: Image) -> None:
@@ -243,8 +245,6 @@ class OpenStackPublisher(CloudPublisher):
                 f" {max(0, total.limit - total.usage)} of {total.limit} MiB; make room, or ask for more",
                 reason=Reason.QUOTA,
             )
-        check_offered(self._images, self._target)
-        self._shared_with()
 
     def find(self, ticket: TicketRef) -> CloudImage | None:
         entries = {entry.cloud_id: entry.state for entry in ticket.journal.entries()}

@@ -207,6 +207,7 @@ def test_secret_fields_are_the_expected_ones() -> None:
         "applicationKey",
         "certificates",
         "password",
+        "proxyPassword",
         "secretAccessKeyId",
         "secretApiKey",
         "token",

@@ -21,6 +21,7 @@ from tests.disks import GIB
 from tests.image_cases import ACCEPTED_ON_THE_WAY_IN, CASES, REFUSED, ImageCase
 from tests.records import APPLIANCE, OWNER, add_owner, add_ticket, current
 from tests.unit.workers.registration.origin import Origin, begin, files, now, start
+from workers.clouds.openstack.facts import CloudFacts
 from workers.clouds.openstack.publisher import OpenStackPublisher
 from workers.clouds.openstack.session import ImageService, Reach
 from workers.registration import Registrar
@@ -104,11 +105,14 @@ def openstack(target: Target) -> OpenStackPublisher:
     return OpenStackPublisher(Mock(), Mock(spec=ImageService), target, Mock(spec=Reach))
 
 
-def test_image_that_glance_would_refuse_is_refused_before_its_upload(sqlite_store: Store, tmp_path: Path) -> None:
+def test_image_that_glance_would_refuse_is_refused_before_its_upload(
+    sqlite_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     image = add_as_before(sqlite_store, tmp_path / "images", disks.vhd_fixed(), "vhd", "win.vhd")
     found = sqlite_store.images.get(image.id)
     assert found
     cloud = openstack(Target("openstack", {}))
+    monkeypatch.setattr(CloudFacts, "usage", lambda self: {})
     cloud.check(found)
     objecting = Image(
         **{name: getattr(found, name) for name in found.__slots__} | {"glance_objection": "no; convert it"}

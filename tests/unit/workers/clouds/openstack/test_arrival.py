@@ -150,8 +150,11 @@ def test_active_image_costs_three_requests(tmp_path: Path) -> None:
     glance = GlanceVariant()
     with attempt(glance, tmp_path) as tried:
         tried.cloud.check(tried.image)
+        asked_for_quotas = list(glance.requests)
+        tried.cloud.check(tried.image)
         tried.cloud.finish(tried.upload(), tried.image)
-    assert len(glance.requests) == 3
+    assert asked_for_quotas == ["GET /v2/info/usage"], "once, if the cloud has none to show"
+    assert len(glance.requests) == len(asked_for_quotas) + 3
 
 
 def test_image_that_is_never_saved_is_tried_again(tmp_path: Path) -> None:
