@@ -47,6 +47,7 @@ STEPS: list[tuple[type[Any], str, bool]] = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("owner", "method", "after"), STEPS)
 def test_a_killed_worker_leaves_neither_too_few_images_nor_too_many(
     sqlite_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: type[Any], method: str, after: bool
