@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -14,8 +15,10 @@ from publisher.core.image import Image, image_uri
 from publisher.devcloud.cloud import DevCloud
 from publisher.services import image_files
 from tests.chaos import afterwards
+from tests.chaos.bursts import Bursts, group_words, struck, waves
 from tests.chaos.callers import Caller, Heard, Order, orders
-from tests.chaos.faults import KINDS, Hands, Log, schedule
+from tests.chaos.faults import Hands, Log
+from tests.chaos.schedule import KINDS, schedule
 from tests.chaos.service import Service
 from tests.chaos.verdict import outcomes, unexpected
 from tests.chaos.watch import Watch, recoveries
@@ -27,8 +30,11 @@ KIB, MIB = 1 << 10, 1 << 20
 SIZES = (64 * KIB, MIB, 4 * MIB, 16 * MIB, 64 * MIB)
 BROKEN_SIZE = 8 * MIB
 CALLERS = 4
-TICKETS_PER_MINUTE = 40
+TICKETS_PER_MINUTE = 26
+"""Bursts add about 43."""
 FAULTS_PER_MINUTE = 20
+_BURST_STRUCK_MINUTES = 2
+"""In a run of this length, a kill of the intake must fall into a burst."""
 
 
 @dataclass(frozen=True)
@@ -69,16 +75,26 @@ def chaos(plan: Plan, directory: Path, cloud: DevCloud, say: Callable[[str], Non
             broken_id=broken.id,
             prefix=f"chaos-{plan.seed}",
         )
-        say(f"Chaos, seed {plan.seed}: {plan.tickets} tickets and {plan.faults} faults in {plan.seconds:.0f} s")
+        planned = waves(
+            random.Random(plan.seed),  # noqa: S311
+            seconds=plan.seconds,
+            image_id=images[0].id,
+            prefix=f"chaos-{plan.seed}",
+        )
+        count = len(wanted) + sum(len(wave.orders) for wave in planned)
+        say(f"Chaos, seed {plan.seed}: {count} tickets and {plan.faults} faults in {plan.seconds:.0f} s")
         log.began = time.monotonic()
-        heard, hands = Heard(), Hands(service, faults, log)
+        heard, give_up = Heard(), log.began + plan.seconds + afterwards.SETTLE_SECONDS
+        bursts = Bursts(planned, service, partial(_body, service), heard, give_up=give_up)
+        hands = Hands(service, faults, log, bursts)
         with Watch(service.store) as watch:
-            give_up = time.monotonic() + plan.seconds + afterwards.SETTLE_SECONDS
             callers = _callers(service, wanted, heard, give_up=give_up)
+            bursts.start()
             hands.run()
             log("the faults are over")
             for caller in callers:
                 caller.join()
+            bursts.await_callers()
             service.await_up()
             settled, unsettled = afterwards.settle(service, log)
         deaf = afterwards.deaf(service, partial(_body, service), images[0], heard, log)
@@ -94,14 +110,18 @@ def chaos(plan: Plan, directory: Path, cloud: DevCloud, say: Callable[[str], Non
         recovered = recoveries(hands.done, watch.moves)
         longest = f"{recovered[0][0]:.1f} s (after {recovered[0][1]})" if recovered else "no fault met a ticket"
         counts = hands.counts()
+        hit = struck(bursts.begun, tickets)
         lines = [
             f"seed {plan.seed}, {plan.minutes:g} minutes, store {plan.store}, broker {plan.broker}",
             f"faults: {sum(counts.values())}",
-            *(f"  {kind:18} {counts[kind]}" + _why_none(impossible.get(kind)) for kind in KINDS),
-            f"callers: {heard.answers_lost} answers lost, {heard.refused} from 500 up, {heard.cancels} cancels,"
+            *(f"  {kind:22} {counts[kind]}" + _why_none(impossible.get(kind)) for kind in KINDS),
+            f"callers: {heard.answers_lost} answers lost, {heard.refused} refused for a while, {heard.cancels} cancels,"
             f" {heard.repeats} repeated with the same key",
             f"tickets: {len(tickets)}, {len(heard.promised)} of them promised to a caller; "
             + ", ".join(f"{count} {state}" for state, count in sorted(outcomes(tickets).items())),
+            f"bursts: {len(bursts.begun)}; a SIGKILL of the intake fell into {len(hit)}",
+            *(f"  {each}" for each in hit),
+            group_words(tickets),
             f"whose file is not what was registered: {sum(ticket.image_id == broken.id for ticket in tickets)}",
             f"processes that ended by themselves and were started again: {service.ended_by_themselves}",
             f"settled {settled:.1f} s after the last fault",
@@ -115,6 +135,8 @@ def chaos(plan: Plan, directory: Path, cloud: DevCloud, say: Callable[[str], Non
         failures = [*hands.errors, *heard.wrong, *(f"no answer to {name}" for name in heard.unheard)]
         failures += [f"{settled:.0f} s after the last fault it had not ended: {words}" for words in unsettled]
         failures += [f"{name} runs, and takes no tickets any more" for name in deaf]
+        if not hit and plan.minutes >= _BURST_STRUCK_MINUTES:
+            failures.append("no SIGKILL of an intake fell into a burst")
         failures += unexpected(tickets, heard.to_be_cancelled, broken.id)
         failures += [f"sweep: {finding}" for finding in (*swept, *blind)]
         lines += [f"failed: {words}" for words in failures]
@@ -163,7 +185,7 @@ def _callers(service: Service, wanted: Sequence[Order], heard: Heard, *, give_up
     began = time.monotonic()
     body = partial(_body, service)
     callers = [
-        Caller(wanted[number::CALLERS], service.doors, body, heard, began=began, give_up=give_up)
+        Caller(wanted[number::CALLERS], itertools.cycle(service.doors), body, heard, began=began, give_up=give_up)
         for number in range(CALLERS)
     ]
     for caller in callers:
