@@ -12,16 +12,31 @@ import json
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from http import HTTPStatus
+from typing import Any, Protocol
 
-from tests.stack import Answer, Stack
+from tests.stack import Answer
 
 APPLIANCE = "users/root/appliances/4"
 _AGAIN_SECONDS = 0.5
 _RETRY_AFTER_LONGEST_SECONDS = 2.0
-_LOST = (OSError, http.client.HTTPException)
+LOST = (OSError, http.client.HTTPException)
+
+
+class Door(Protocol):
+    """What sends requests to an intake."""
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        *,
+        content_type: str = ...,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer: ...
 
 
 @dataclass(frozen=True, order=True)
@@ -65,7 +80,7 @@ class Heard:
     repeats: int = 0
     answers_lost: int = 0
     refused: int = 0
-    """Number of answers with a status of 500 or more."""
+    """Number of answers that say "later"."""
     wrong: list[str] = field(default_factory=list)
     """Answers that no good caller should ever get."""
     unheard: list[str] = field(default_factory=list)
@@ -77,16 +92,16 @@ class Caller(threading.Thread):
     def __init__(
         self,
         own: Sequence[Order],
-        doors: Sequence[Stack],
+        doors: Iterator[Door],
         body: Callable[[Order], dict[str, Any]],
         heard: Heard,
         *,
         began: float,
         give_up: float,
     ) -> None:
-        """`began` and `give_up` are times of the monotonic clock."""
+        """Each request goes to the next of the `doors`. `began` and `give_up` are times of the monotonic clock."""
         super().__init__(name=f"caller of {own[0].name}" if own else "caller", daemon=True)
-        self._doors = itertools.cycle(doors)
+        self._doors = doors
         self._body = body
         self._heard = heard
         self._began, self._give_up = began, give_up
@@ -134,7 +149,7 @@ class Caller(threading.Thread):
             if answer is not None and answer.status < 300:
                 posted: dict[str, Any] = answer.json
                 return posted
-            if answer is not None and answer.status < 500:
+            if answer is not None and not _is_passing(answer):
                 with self._heard.lock:
                     self._heard.wrong.append(f"{order.name}: {answer.status} {answer.body[:300]!r}")
                 return None
@@ -149,7 +164,7 @@ class Caller(threading.Thread):
                 with self._heard.lock:
                     self._heard.cancels += 1
                 return
-            if answer is not None and answer.status < 500:
+            if answer is not None and not _is_passing(answer):
                 with self._heard.lock:
                     self._heard.wrong.append(f"cancel of {uri}: {answer.status} {answer.body[:300]!r}")
                 return
@@ -157,16 +172,21 @@ class Caller(threading.Thread):
     def _ask(
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
     ) -> Answer | None:
-        """Send a request. Return None if the answer is lost. Wait a little then, and after an answer of 500 or more."""
+        """Send a request. Return None if the answer is lost. Wait a little then, and if it says "later"."""
         try:
             answer = next(self._doors).call(method, path, body, content_type="application/json", headers=headers or {})
-        except _LOST:
+        except LOST:
             with self._heard.lock:
                 self._heard.answers_lost += 1
             time.sleep(_AGAIN_SECONDS)
             return None
-        if answer.status >= 500:
+        if _is_passing(answer):
             with self._heard.lock:
                 self._heard.refused += 1
             time.sleep(min(float(answer.headers.get("Retry-After") or _AGAIN_SECONDS), _RETRY_AFTER_LONGEST_SECONDS))
         return answer
+
+
+def _is_passing(answer: Answer) -> bool:
+    """Return whether a good caller repeats the request: the intake is in trouble, or has too much to do."""
+    return answer.status >= 500 or answer.status == HTTPStatus.TOO_MANY_REQUESTS

@@ -1,85 +1,36 @@
-"""The faults of a run: a schedule that follows from a seed, and the `Hands` that carry it out.
+"""The `Hands` that carry out the faults of a run.
 
 A sleep here lasts as long as a fault, or until the next one is due. No sleep waits for a result.
 """
 
 from __future__ import annotations
 
+import itertools
 import queue
 import random
 import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TextIO
 
+from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from publisher.core.ticket import State
+from publisher.store.database import reading, tickets
+from tests.chaos.bursts import Burst, Bursts, Kill
+from tests.chaos.schedule import KINDS, Fault
 from tests.chaos.service import Part, Service
 
-KINDS: Mapping[str, str] = {
-    "worker_killed": "worker",
-    "worker_paused": "worker",
-    "intake_killed": "intake",
-    "broker_killed": "broker",
-    "broker_emptied": "broker",
-    "database_killed": "database",
-    "database_locked": "database",
-    "disk_full": "database",
-    "glance_killed": "glance",
-    "connections_cut": "wire",
-    "uploads_stalled": "wire",
-    "uploads_throttled": "wire",
-    "requests_refused": "wire",
-    "answers_lost": "wire",
-    "tokens_expired": "wire",
-}
-"""Maps each kind of fault to what it hits. Faults of one thing follow each other; those of different things overlap."""
 STATUSES = (500, 502, 503, 429)
 _LONGER_SECONDS = 5.0
+_MIDDLE_SECONDS = 0.15
+"""An intake that gets a burst commits its tickets within about this time."""
 _THROTTLED_BYTES_PER_SECOND = 256 << 10
-
-
-@dataclass(frozen=True)
-class Fault:
-    at: float
-    """Seconds since the faults began. It begins later if an earlier fault of the same thing still lasts."""
-    kind: str
-    seconds: float
-    """How long it lasts; after a kill, the time until the restart."""
-    which: int
-    """Chooses among several, such as workers or HTTP statuses."""
-
-
-def schedule(rng: random.Random, *, seconds: float, count: int, kinds: Sequence[str]) -> list[Fault]:
-    """Return the schedule that follows from the generator's seed. Every kind occurs before any is repeated."""
-    deck: list[str] = []
-    faults = []
-    for number in range(count):
-        if not deck:
-            deck = list(kinds)
-            rng.shuffle(deck)
-        kind = deck.pop()
-        at = (number + rng.uniform(0.1, 0.9)) * seconds / count
-        faults.append(Fault(at, kind, seconds=_how_long(rng, kind), which=rng.randrange(1000)))
-    return faults
-
-
-def _how_long(rng: random.Random, kind: str) -> float:
-    match kind:
-        case "worker_paused":
-            return rng.uniform(3.5, 6)  # a lease is 3 s
-        case "database_locked":
-            return rng.uniform(1, 6)
-        case "connections_cut" | "tokens_expired":
-            return 0.0  # done at once
-        case "uploads_stalled":
-            return rng.uniform(1, 6)  # the workers give up after 4 s
-        case _:
-            return rng.uniform(0.2, 3)
 
 
 @dataclass
@@ -113,13 +64,15 @@ class Log:
 class Hands:
     """Carry out a schedule, with one thread for each thing that faults hit."""
 
-    def __init__(self, service: Service, faults: Sequence[Fault], log: Log) -> None:
+    def __init__(self, service: Service, faults: Sequence[Fault], log: Log, bursts: Bursts) -> None:
         self.done: list[Done] = []
         self.errors: list[str] = []
         """Errors that are not the service's. They fail the run."""
         self._service = service
         self._faults = faults
         self._log = log
+        self._bursts = bursts
+        self._moments = itertools.cycle(("a group is committed", "one is committed", "in work", "sending"))
         self._lock = threading.Lock()
 
     def run(self) -> None:
@@ -151,6 +104,9 @@ class Hands:
                 self._log(f"error {self.errors[-1]}")
 
     def _do(self, fault: Fault) -> None:
+        if fault.kind == "intake_killed_in_burst":
+            self._kill_in_burst(fault)
+            return
         victim = self._victim(fault)
         affected = self._unfinished(victim.pid if victim and KINDS[fault.kind] == "worker" else None)
         began = time.monotonic()
@@ -185,6 +141,55 @@ class Hands:
                 or (ticket.state is not State.QUEUED and ticket.worker is not None and ticket.worker.endswith(held))
             )
         )
+
+    def _kill_in_burst(self, fault: Fault) -> None:
+        """Kill the intake that gets the next burst while requests are unanswered. If none is, wait for the next one."""
+        while (burst := self._bursts.next()) is not None:
+            part = self._service.intakes[burst.door]
+            under_way = self._await_middle(burst, fault.which)
+            if not under_way:
+                self._log(f"no request of burst {burst.number} is under way to {part.name}")
+                continue
+            began = time.monotonic()
+            part.kill(fault.seconds)
+            burst.kill = Kill(time.time(), under_way)
+            self._log(
+                f"begin {fault.kind} {part.name} {fault.seconds:.2f} s, {began - burst.began:.3f} s after burst"
+                f" {burst.number} began, {len(under_way)} requests under way"
+            )
+            affected = self._unfinished(None)
+            part.await_up()
+            ended = time.monotonic()
+            self._log(f"end   {fault.kind} after {ended - began:.2f} s")
+            with self._lock:
+                self.done.append(Done(fault, began, ended, affected))
+            return
+        self._log(f"no burst is left for {fault.kind}")
+
+    def _await_middle(self, burst: Burst, which: int) -> frozenset[str]:
+        """Wait for the next of four moments of a burst. Return the orders whose requests are under way then."""
+        orders = burst.wave.orders
+        match next(self._moments):
+            case "a group is committed":  # and not answered, or in part
+                until = partial(self._has_committed, 2, burst)
+                return burst.await_middle(sent=1, seconds=_LONGER_SECONDS, until=until)
+            case "one is committed":  # alone, because it came first: the others follow as a group
+                until = partial(self._has_committed, 1, burst)
+                return burst.await_middle(sent=1, seconds=_LONGER_SECONDS, until=until)
+            case "in work":
+                seconds = random.Random(which).uniform(0, _MIDDLE_SECONDS)  # noqa: S311
+                return burst.await_middle(sent=len(orders), seconds=seconds)
+            case _:  # while the requests are being sent
+                return burst.await_middle(sent=1 + which % len(orders), seconds=0.0)
+
+    def _has_committed(self, count: int, burst: Burst) -> bool:
+        """Return whether the store has so many tickets of the burst."""
+        own = select(tickets.c.id).where(tickets.c.name.in_([order.name for order in burst.wave.orders]))
+        try:
+            with reading(self._service.store.engine) as connection:
+                return len(connection.execute(own.limit(count)).all()) == count
+        except SQLAlchemyError:  # caused by another fault
+            return False
 
     # The kinds ------------------------------------------------------------------------------------
 

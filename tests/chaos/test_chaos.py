@@ -13,8 +13,11 @@ import pytest
 
 from publisher.core.ticket import Phase, Progress, State, Ticket
 from publisher.devcloud.cloud import DevCloud
-from tests.chaos.faults import KINDS, Done, Fault, schedule
+from tests.chaos.bursts import CALLERS_LEAST, Burst, Kill, Struck, Wave, group_words, struck, waves
+from tests.chaos.callers import Order
+from tests.chaos.faults import Done
 from tests.chaos.run import Plan, chaos
+from tests.chaos.schedule import KINDS, Fault, schedule
 from tests.chaos.verdict import Registered, judge, told_otherwise, unexpected
 from tests.chaos.watch import recoveries
 from tests.clouds import Glance
@@ -139,3 +142,58 @@ def test_recovery_lasts_until_an_affected_ticket_moves() -> None:
     ]
     moves = [(11.0, 1), (12.5, 3), (14.0, 1), (18.0, 2)]
     assert recoveries(done, moves) == [(5.0, "worker_killed"), (2.0, "glance_killed")]
+
+
+def test_every_caller_of_a_burst_has_its_own_key() -> None:
+    def of(seed: int) -> list[Wave]:
+        return waves(random.Random(seed), seconds=600, image_id=7, prefix="chaos")  # noqa: S311
+
+    assert of(1) == of(1)
+    assert of(1) != of(2)
+    names = [order.name for wave in of(1) for order in wave.orders]
+    assert len(set(names)) == len(names)
+    assert min(len(wave.orders) for wave in of(1)) >= CALLERS_LEAST
+    assert [wave.at for wave in of(1)] == sorted(wave.at for wave in of(1))
+
+
+def _burst(count: int) -> Burst:
+    return Burst(3, Wave(0.0, 0, [Order(0.0, f"order-{each}", 7) for each in range(count)]), door=0)
+
+
+def test_middle_of_a_burst_is_when_requests_are_sent_and_not_answered() -> None:
+    burst = _burst(4)
+    burst.note(sent="order-0")
+    burst.note(sent="order-1")
+    burst.note(sent="order-2")
+    burst.note(answered="order-0")
+    burst.note(lost="order-1")
+    assert burst.await_middle(sent=3, seconds=0.0) == {"order-2"}
+
+
+def test_burst_without_an_intake_has_no_middle() -> None:
+    burst = _burst(2)
+    for order in burst.wave.orders:
+        burst.note(lost=order.name)
+    assert burst.await_middle(sent=2, seconds=60.0) == frozenset()
+
+
+def test_kill_in_a_burst_is_reported_with_what_was_committed() -> None:
+    burst = _burst(5)
+    for order in burst.wave.orders:
+        burst.note(sent=order.name)
+    burst.kill = Kill(100.0, frozenset(f"order-{each}" for each in range(1, 5)))
+    # The answer to order 4 had left the intake when it was killed.
+    burst.note(answered="order-4")
+    for each in range(1, 4):
+        burst.note(lost=f"order-{each}")
+    created = {0: 99.0, 1: 99.5, 2: 99.5, 3: 101.0, 4: 99.5}
+    tickets = [replace(TICKET, id=each, name=f"order-{each}", created=at) for each, at in created.items()]
+    assert struck([burst, _burst(5)], tickets) == [Struck(3, requests=5, unanswered=3, committed=2, groups=[3])]
+    assert group_words(tickets) == "tickets committed alone: 2; groups committed in one transaction: 1 of 3"
+
+
+def test_kill_after_the_last_answer_is_not_reported() -> None:
+    burst = _burst(1)
+    burst.kill = Kill(100.0, frozenset({"order-0"}))
+    burst.note(answered="order-0")
+    assert struck([burst], [replace(TICKET, name="order-0")]) == []
