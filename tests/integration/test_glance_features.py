@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -85,10 +87,14 @@ def connect_as(devcloud: DevCloud, login: str, project: dict[str, Any], **target
 
 
 def publish(cloud: OpenStackPublisher, image: tuple[Image, Path], ticket: TicketRef) -> CloudImage:
+    """Call what an attempt calls, in the same order."""
     record, file = image
+    found = cloud.find(ticket)
+    assert found is None or not found.complete
     cloud.check(record)
     with file.open("rb") as opened:
-        return cloud.finish(cloud.upload(record, ticket, Transfer(opened.fileno(), record.size)), record)
+        transfer = Transfer(opened.fileno(), record.size)
+        return cloud.finish(cloud.upload(record, replace(ticket, found=found), transfer), record)
 
 
 def seen(devcloud: DevCloud, cloud_id: str, more: str = "") -> Any:
@@ -176,17 +182,32 @@ def test_what_the_cloud_does_not_offer_is_refused(
         connect(devcloud, **target).check(image[0])
 
 
-def test_import_that_fails_leaves_nothing(devcloud: DevCloud, image: tuple[Image, Path], ticket: TicketRef) -> None:
+@pytest.mark.parametrize("method", [None, "glance-direct"])
+def test_image_that_glance_refuses_at_its_end_leaves_nothing_that_can_be_deleted(
+    devcloud: DevCloud, image: tuple[Image, Path], ticket: TicketRef, method: str | None
+) -> None:
+    """Glance keeps the file itself: it has stored the bytes by then, and forgets where (docs/operations.md).
+
+    So the publisher examines each file before it sends it. This test goes around that.
+    """
     record, file = image
-    cloud = connect(devcloud, importMethod="glance-direct")
-    with pytest.raises(PermanentCloudError, match="could not import the image: "):
+    cloud = connect(devcloud, importMethod=method)
+    refused = "could not import the image: " if method else "does not accept the file as a qcow2 image"
+    with pytest.raises(PermanentCloudError, match=refused):
         publish(cloud, (replace(record, disk_format="qcow2"), file), ticket)
     (left,) = ticket.journal.entries()
     cloud.delete(left.cloud_id, ticket.tags)
     ticket.journal.gone(left.cloud_id)
     assert list(cloud.tagged("features")) == []
-    glance = devcloud.directory / "glance"
-    assert [each for name in ("staging", "images") for each in (glance / name).glob(f"*{left.cloud_id}*")] == []
+    assert list((devcloud.directory / "glance" / "staging").glob(f"*{left.cloud_id}*")) == []
+    assert locations(devcloud, left.cloud_id) == [], "Glance itself does not know where the file is"
+
+
+def locations(devcloud: DevCloud, cloud_id: str) -> list[Any]:
+    """Return the places of an image's files, as Glance's database has them."""
+    with closing(sqlite3.connect(devcloud.directory / "glance" / "database.sqlite", timeout=60)) as database:
+        wanted = "SELECT value FROM image_locations WHERE image_id = ? AND status != 'deleted'"
+        return database.execute(wanted, (cloud_id,)).fetchall()
 
 
 @pytest.fixture

@@ -156,8 +156,10 @@ class OpenStackPublisher(CloudPublisher):
             session.session.close()
 
     def check(self, image: Image) -> None:
-        """Check the name, the format and the space. Two requests at most, and none if the cloud has no quotas to show
-        and the name may be taken."""
+        """Check the name, the format, the space, and what the target names: store, import, projects to share with.
+
+        Most images need no request, or one for the space if the cloud shows its quotas.
+        """
         if not 0 < len(self._name(image)) <= NAME_LENGTH_MAX:
             raise InvalidRequest(f"has 1 to {NAME_LENGTH_MAX} characters", field="displayName")
         if image.disk_format not in DISK_FORMATS:
@@ -167,6 +169,8 @@ class OpenStackPublisher(CloudPublisher):
         if self._target.fields.get("ifNameTaken") == REFUSE:
             self._check_name_is_free(self._name(image))
         self._check_space(image)
+        check_offered(self._images, self._target)
+        self._shared_with()
 
     def check_creation(self, image: Image) -> None:
         """Let Glance say whether it would create the image: ask for an id that is in use, which it always refuses.
@@ -243,8 +247,6 @@ class OpenStackPublisher(CloudPublisher):
                 f" {max(0, total.limit - total.usage)} of {total.limit} MiB; make room, or ask for more",
                 reason=Reason.QUOTA,
             )
-        check_offered(self._images, self._target)
-        self._shared_with()
 
     def find(self, ticket: TicketRef) -> CloudImage | None:
         entries = {entry.cloud_id: entry.state for entry in ticket.journal.entries()}
