@@ -361,11 +361,12 @@ class OpenStackPublisher(CloudPublisher):
             project = self._session.get_project_id()
         # The list also contains images of others that are public or shared.
         wanted = {_DEPLOYMENT: deployment} | ({"owner": project} if project else {})
-        found = self._list(wanted)
+        found = self._list(wanted, hidden=self._makes_hidden)
         return [Tagged(str(each["id"]), str(each.get(_TICKET)), _age(each)) for each in found if not _is_copy(each)]
 
     def tagged_by(self, tags: Tags) -> Sequence[Tagged]:
-        found = self._images.list({_TICKET: tags.ticket_uid, _DEPLOYMENT: tags.deployment})
+        # Somebody may have hidden images since, so hidden ones are always searched for, too.
+        found = self._list({_TICKET: tags.ticket_uid, _DEPLOYMENT: tags.deployment}, hidden=True)
         left = [each for each in found if not _is_copy(each) and each["status"] not in DELETED]
         return [Tagged(str(each["id"]), tags.ticket_uid, _age(each)) for each in left]
 
@@ -440,15 +441,19 @@ class OpenStackPublisher(CloudPublisher):
 
     def _tagged(self, ticket: TicketRef) -> list[str]:
         wanted = {_TICKET: ticket.tags.ticket_uid, _DEPLOYMENT: ticket.tags.deployment}
-        found = self._list(wanted)
+        found = self._list(wanted, hidden=self._makes_hidden)
         return [str(record["id"]) for record in found if not _is_copy(record)]
 
-    def _list(self, wanted: Mapping[str, str]) -> list[dict[str, Any]]:
-        """Return the records with these properties, hidden ones only if the target says that images are hidden."""
+    @property
+    def _makes_hidden(self) -> bool:
+        return bool(self._target.fields.get("hidden"))
+
+    def _list(self, wanted: Mapping[str, str], *, hidden: bool) -> list[dict[str, Any]]:
+        """Return the records with these properties, each once. `hidden`: hidden ones, too, for one request more."""
         found = self._images.list(wanted)
-        if self._target.fields.get("hidden"):
+        if hidden:
             found += self._images.list({**wanted, **_HIDDEN})
-        return found
+        return list({str(each["id"]): each for each in found}.values())
 
     def _delete_noted(self, ticket: TicketRef, cloud_id: str) -> None:
         ticket.journal.condemn(cloud_id)
