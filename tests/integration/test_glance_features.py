@@ -25,6 +25,7 @@ from tests.clouds import Glance, publish_body
 from tests.contract.test_cloud_plugins import MemoryJournal
 from tests.servers.answering import serving
 from workers.clouds.base import CloudImage, Tags, TicketRef, Timeouts
+from workers.clouds.openstack.images import GlanceImages
 from workers.clouds.openstack.publisher import OpenStackPublisher
 from workers.transfer import Transfer
 
@@ -123,6 +124,40 @@ def test_image_is_shared_with_projects_by_name_and_by_id(
     assert seen(devcloud, published.cloud_id)["visibility"] == "shared"
     connect_as(devcloud, joe, own).delete(published.cloud_id, ticket.tags)
     ticket.journal.gone(published.cloud_id)
+
+
+@pytest.mark.parametrize("answer", ["accepted", "rejected"])
+def test_publication_waits_until_a_project_has_answered(
+    devcloud: DevCloud,
+    administrator: Administrator,
+    image: tuple[Image, Path],
+    ticket: TicketRef,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: str,
+) -> None:
+    own, theirs = administrator.project("default"), administrator.project("default")
+    joe, ann = administrator.user("default", own), administrator.user("default", theirs)
+    token = administrator.token({"id": ann["id"], "password": PASSWORD}, {"project": {"id": theirs["id"]}})
+    members, seen = GlanceImages.members, []
+
+    def read_and_answer(images: GlanceImages, cloud_id: str) -> dict[str, str]:
+        found = members(images, cloud_id)
+        seen.append(found)
+        path = f"/v2/images/{cloud_id}/members/{theirs['id']}"
+        Glance(devcloud).rest("PUT", path, {"status": answer}, token=token)
+        return found
+
+    monkeypatch.setattr(GlanceImages, "members", read_and_answer)
+    cloud = connect_as(devcloud, joe["name"], own, sharedWith=[theirs["id"]], waitForAcceptance=True)
+    if answer == "accepted":
+        assert publish(cloud, image, ticket).complete
+    else:
+        with pytest.raises(PermanentCloudError, match=f"sharedWith: the project {theirs['id']} has rejected the image"):
+            publish(cloud, image, ticket)
+    assert seen == [{theirs["id"]: "pending"}, {theirs["id"]: answer}]
+    (made,) = ticket.journal.entries()
+    cloud.delete(made.cloud_id, ticket.tags)
+    ticket.journal.gone(made.cloud_id)
 
 
 def test_name_of_a_project_that_the_login_may_not_look_up_is_refused(

@@ -21,7 +21,7 @@ from publisher.core.errors import CloudError, InvalidRequest, PermanentCloudErro
 from publisher.core.image import DISK_FORMATS, Image
 from publisher.core.ticket import MIB, Account, Target
 from publisher.outbound.policy import OutboundPolicy
-from publisher.platforms.openstack import REFUSE
+from publisher.platforms.openstack import REFUSE, WAIT_FOR_ACCEPTANCE
 from publisher.platforms.platform import NAME_LENGTH_MAX
 from workers.clouds.base import (
     SIGN_IN_SECONDS_MAX,
@@ -44,7 +44,7 @@ from workers.clouds.openstack.arrival import (
 from workers.clouds.openstack.errors import answered, translated, words_of
 from workers.clouds.openstack.facts import CloudFacts, networks_of, regions_of, some
 from workers.clouds.openstack.images import DELETED, GlanceImages
-from workers.clouds.openstack.projects import project_ids
+from workers.clouds.openstack.projects import project_ids, until_accepted
 from workers.clouds.openstack.session import (
     ImageService,
     KeptSession,
@@ -319,6 +319,14 @@ class OpenStackPublisher(CloudPublisher):
         """
         for project_id in self._shared_with():
             self._images.share(uploaded.cloud_id, project_id)
+        if self._target.fields.get(WAIT_FOR_ACCEPTANCE):
+            until_accepted(
+                self._images,
+                uploaded.cloud_id,
+                self._shared_with(),
+                seconds=self._reach.timeouts.verify_seconds,
+                check=self._reach.check,
+            )
         wanted: dict[str, Any] = {"protected": True} if self._target.fields.get("protected") else {}
         record: Mapping[str, Any] = {}
         if isinstance(uploaded, Found):
