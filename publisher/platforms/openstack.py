@@ -9,7 +9,7 @@ from typing import Any
 
 from publisher.core.errors import InvalidRequest
 from publisher.core.names import check_basic_plane
-from publisher.platforms.attributes import ATTRIBUTES, ITEMS, PROPERTIES, REGIONS, VISIBILITIES, item_path
+from publisher.platforms.attributes import ATTRIBUTES, ITEMS, PROPERTIES, REGIONS, SHARED_WITH, VISIBILITIES, item_path
 from publisher.platforms.platform import (
     CA_BUNDLE,
     LOGIN,
@@ -67,12 +67,14 @@ _ACCOUNT = (
 )
 """All after the password are ours. Answers have those that are no secrets in JSON only, and the CA bundle never."""
 _ARRIVAL = strings("store", "importMethod")
-"""How the image's bytes arrive in Glance. Ours, in JSON answers only."""
+"""How the image's bytes arrive in Glance. Ours, in JSON answers only, like what follows."""
+WAIT_FOR_ACCEPTANCE = "waitForAcceptance"
 _TARGET = (
     *strings("keystoneDomain", "keystoneProject", "displayName"),
     *booleans("publicImage"),
     *strings("tenantName", "ifNameTaken"),
     *_ARRIVAL,
+    *booleans(WAIT_FOR_ACCEPTANCE),
 )
 """All after the tenant's name are ours: answers have them in JSON only."""
 
@@ -199,6 +201,8 @@ class OpenStack(Platform):
         if target.get("importMethod") and target["importMethod"] not in IMPORT_METHODS:
             known = ", ".join(IMPORT_METHODS)
             raise InvalidRequest(f"'{target['importMethod']}' is unknown; use one of {known}", field="importMethod")
+        if target.get(WAIT_FOR_ACCEPTANCE) and not target.get(SHARED_WITH):
+            raise InvalidRequest(f"is used only together with {SHARED_WITH}; leave it out", field=WAIT_FOR_ACCEPTANCE)
         project = target.get("tenantName") or target.get("keystoneProject")
         if account.get("keystoneVersion") == "v2.0" and not project:
             raise InvalidRequest("is needed with Keystone v2.0", field="tenantName")
@@ -275,6 +279,7 @@ _HINTS = {
     "ifNameTaken": "If the project has an image of this name, publish another one, or refuse",
     "publicImage": "All projects of the cloud may use it; many clouds allow this only to administrators",
     "sharedWith": "Names or ids of projects, one in each line. The image then has the visibility shared",
+    "waitForAcceptance": "Wait until all projects that the image is shared with have accepted it",
     "hidden": "Lists of images leave it out, unless they ask for hidden ones",
     "store": "If the cloud has several stores for images: which one to use. If empty: the cloud's default",
     "importMethod": "glance-direct: send it, then have the cloud import it. web-download: the cloud downloads it",
@@ -300,6 +305,7 @@ CLOUDWATT = OpenStack(
         *booleans("publicImage"),
         *strings("tenantName", "ifNameTaken"),
         *_ARRIVAL,
+        *booleans(WAIT_FOR_ACCEPTANCE),
     ),
     hints=_HINTS,
     choices=_CHOICES,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from publisher.core.ticket import Account, State, Target, Ticket
 from publisher.core.vault import Vault
 from publisher.devcloud.cloud import DevCloud
 from publisher.outbound.policy import EVERYWHERE
-from publisher.store import Store
+from publisher.store import AccountGiven, Store
 from tests.clouds import Glance
 from tests.patience import PATIENCE
 from tests.records import add_image, add_ticket, current
@@ -69,6 +70,11 @@ class Publications:
             sealed_secrets=self._vault.seal(account.secrets),
             target=self.target(user, **attributes),
         )
+
+    def withdraw(self, ticket: Ticket) -> None:
+        account = self.account()
+        given = AccountGiven(account.fields, self._vault.seal(account.secrets))
+        self.store.tickets.request_withdrawal(ticket.id, given)
 
     def run(self, ticket: Ticket) -> State | None:
         return Runner(self.store, self._vault, self._settings, worker="w").run(ticket.id)
@@ -172,6 +178,22 @@ def test_a_cancel_after_the_protection_leaves_nothing(
     monkeypatch.setattr(OpenStackPublisher, "finish", finish_and_cancel)
     assert publications.run(ticket) is State.CANCELLED
     assert protected == [True]
+    assert publications.deployed() == []
+
+
+def test_a_withdrawal_finds_images_that_somebody_has_hidden(publications: Publications) -> None:
+    """Glance lists hidden images only on request. The ticket asked for none, and the second is in no journal."""
+    ticket = publications.add()
+    assert publications.run(ticket) is State.PUBLISHED
+    published = current(publications.store, ticket)
+    glance = Glance(publications.cloud)
+    leftover = str(uuid.uuid4())
+    tags = {"publisher_ticket": ticket.uid, "publisher_deployment": publications.store.deployment}
+    glance.rest("POST", "/v2/images", {"id": leftover, "os_hidden": True, "publisher_cloud_id": leftover, **tags})
+    glance.rest("PATCH", f"/v2/images/{published.cloud_id}", [{"op": "add", "path": "/os_hidden", "value": True}])
+    assert set(publications.deployed()) == {leftover, published.cloud_id}
+    publications.withdraw(ticket)
+    assert publications.run(ticket) is State.WITHDRAWN
     assert publications.deployed() == []
 
 

@@ -114,7 +114,7 @@ cloud, the URL to fetch an image from, and the URL of a webhook. These URLs may 
 JSON_ONLY = frozenset(
     {"userDomain", "interface", "applicationCredentialId", "applicationCredentialName", "trustId", "warning"}
     | {"proxyUrl", "proxyLogin", "noProxy"}
-    | {"expires", "lineage", "keep", "older", "ifNameTaken", "store", "importMethod"}
+    | {"expires", "lineage", "keep", "older", "ifNameTaken", "store", "importMethod", "waitForAcceptance"}
     | {"phase", "attempt", "reasonCode", "rate", "worker", "warnings"}
     | {each.name for each in (*IMAGE_ATTRIBUTES, *NAME_TEMPLATE)}
 )

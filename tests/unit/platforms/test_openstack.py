@@ -88,6 +88,14 @@ def test_store_and_import_method_are_elements_of_each_openstack(platform: str) -
     platform_of(platform).check_target(LOGIN, PROJECT | {"store": "fast", "importMethod": "glance-direct"})
 
 
+@pytest.mark.parametrize("target", [PROJECT, PROJECT | {"sharedWith": []}, PROJECT | {"visibility": "community"}])
+def test_waiting_for_acceptance_needs_projects_to_share_with(target: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match="waitForAcceptance: is used only together with sharedWith; leave it out"):
+        OPENSTACK.check_target(LOGIN, target | {"waitForAcceptance": True})
+    OPENSTACK.check_target(LOGIN, target | {"waitForAcceptance": False})
+    OPENSTACK.check_target(LOGIN, PROJECT | {"sharedWith": ["lab"], "waitForAcceptance": True})
+
+
 def test_token_of_a_stored_account_needs_the_project_too() -> None:
     with pytest.raises(InvalidRequest, match="keystoneProject: is needed with credAccount"):
         check_request("openstack", URL, OPENSTACK.sealed_names, {})

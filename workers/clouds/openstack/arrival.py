@@ -65,7 +65,7 @@ def until_active(
             raise TransientCloudError(f"{images.service}: the uploaded image is {status}, not active")
         if time.monotonic() > ends:
             raise TransientCloudError(f"{images.service}: the uploaded image is still {status} after {seconds:.0f} s")
-        _wait(pause, check)
+        wait(pause, check)
         pause = min(pause * 1.5, _PAUSE_SECONDS_MAX)
 
 
@@ -104,7 +104,8 @@ def _not_imported(images: GlanceImages, cloud_id: str) -> PermanentCloudError | 
     return TransientCloudError(f"{images.service} could not import the image, and does not say why")
 
 
-def _wait(seconds: float, check: Callable[[], None]) -> None:
+def wait(seconds: float, check: Callable[[], None]) -> None:
+    """Wait, and call `check` several times a second: it stops the wait by raising."""
     ends = time.monotonic() + seconds
     check()
     while (left := ends - time.monotonic()) > 0:

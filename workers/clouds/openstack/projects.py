@@ -1,21 +1,24 @@
-"""Find the projects that an image is shared with.
+"""Find the projects that an image is shared with, and wait until they accept it.
 
 Glance takes any text for a project. So Keystone is asked whether there is such a project.
 """
 
 from __future__ import annotations
 
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from keystoneauth1.exceptions import Forbidden, NotFound
 from keystoneauth1.identity import BaseIdentityPlugin, v2
 from keystoneauth1.session import Session
 
-from publisher.core.errors import PermanentCloudError, Reason
+from publisher.core.errors import PermanentCloudError, Reason, TransientCloudError
+from workers.clouds.openstack.arrival import wait
 from workers.clouds.openstack.credentials import is_id
 from workers.clouds.openstack.errors import translated
+from workers.clouds.openstack.images import GlanceImages
 
 with warnings.catch_warnings():
     # keystoneclient warns on import that parts of it are old.
@@ -23,6 +26,8 @@ with warnings.catch_warnings():
     from keystoneclient.v3 import client as keystone_v3
 
 ELEMENT = "sharedWith"
+_PAUSE_SECONDS, _PAUSE_SECONDS_MAX = 0.5, 10.0
+"""How long to wait before the members are read again: at first, and after a while."""
 
 
 def project_ids(session: Session, wanted: Sequence[str]) -> list[str]:
@@ -41,6 +46,32 @@ def project_ids(session: Session, wanted: Sequence[str]) -> list[str]:
         own = {str(each.id): str(each.name) for each in keystone.auth.projects()}
         found = [_project_id(keystone, own, each) for each in wanted]
     return list(dict.fromkeys(found))
+
+
+def until_accepted(
+    images: GlanceImages, cloud_id: str, project_ids: Sequence[str], *, seconds: float, check: Callable[[], None]
+) -> None:
+    """Wait until all these projects have accepted an image that is shared with them.
+
+    `check` is called several times a second, and stops the wait by raising. Raises `PermanentCloudError` if a project
+    rejects the image, and `TransientCloudError` if one has not accepted it after `seconds`.
+    """
+    ends, pause = time.monotonic() + seconds, _PAUSE_SECONDS
+    while True:
+        members = images.members(cloud_id)
+        for each in project_ids:
+            if members.get(each) == "rejected":
+                raise _refused(f"the project {each} has rejected the image")
+        waiting = [each for each in project_ids if members.get(each) != "accepted"]
+        if not waiting:
+            return
+        if time.monotonic() > ends:
+            raise TransientCloudError(
+                f"{images.service}: {', '.join(waiting)} did not accept the image within {seconds:.0f} s; have somebody"
+                f" of each project do so (openstack image set --accept {cloud_id})"
+            )
+        wait(pause, check)
+        pause = min(pause * 1.5, _PAUSE_SECONDS_MAX)
 
 
 def _project_id(keystone: Any, own: dict[str, str], wanted: str) -> str:

@@ -21,7 +21,7 @@ from publisher.core.errors import CloudError, InvalidRequest, PermanentCloudErro
 from publisher.core.image import DISK_FORMATS, Image
 from publisher.core.ticket import MIB, Account, Target
 from publisher.outbound.policy import OutboundPolicy
-from publisher.platforms.openstack import REFUSE
+from publisher.platforms.openstack import REFUSE, WAIT_FOR_ACCEPTANCE
 from publisher.platforms.platform import NAME_LENGTH_MAX
 from workers.clouds.base import (
     SIGN_IN_SECONDS_MAX,
@@ -44,7 +44,7 @@ from workers.clouds.openstack.arrival import (
 from workers.clouds.openstack.errors import answered, translated, words_of
 from workers.clouds.openstack.facts import CloudFacts, networks_of, regions_of, some
 from workers.clouds.openstack.images import DELETED, GlanceImages
-from workers.clouds.openstack.projects import project_ids
+from workers.clouds.openstack.projects import project_ids, until_accepted
 from workers.clouds.openstack.session import (
     ImageService,
     KeptSession,
@@ -156,8 +156,10 @@ class OpenStackPublisher(CloudPublisher):
             session.session.close()
 
     def check(self, image: Image) -> None:
-        """Check the name, the format and the space. Two requests at most, and none if the cloud has no quotas to show
-        and the name may be taken."""
+        """Check the name, the format, the space, and what the target names: store, import, projects to share with.
+
+        Most images need no request, or one for the space if the cloud shows its quotas.
+        """
         if not 0 < len(self._name(image)) <= NAME_LENGTH_MAX:
             raise InvalidRequest(f"has 1 to {NAME_LENGTH_MAX} characters", field="displayName")
         if image.disk_format not in DISK_FORMATS:
@@ -169,6 +171,8 @@ class OpenStackPublisher(CloudPublisher):
         check_offered(self._images, self._target)
         self._shared_with()
         self._check_space(image)
+        check_offered(self._images, self._target)
+        self._shared_with()
 
     def check_creation(self, image: Image) -> None:
         """Let Glance say whether it would create the image: ask for an id that is in use, which it always refuses.
@@ -317,6 +321,14 @@ class OpenStackPublisher(CloudPublisher):
         """
         for project_id in self._shared_with():
             self._images.share(uploaded.cloud_id, project_id)
+        if self._target.fields.get(WAIT_FOR_ACCEPTANCE):
+            until_accepted(
+                self._images,
+                uploaded.cloud_id,
+                self._shared_with(),
+                seconds=self._reach.timeouts.verify_seconds,
+                check=self._reach.check,
+            )
         wanted: dict[str, Any] = {"protected": True} if self._target.fields.get("protected") else {}
         record: Mapping[str, Any] = {}
         if isinstance(uploaded, Found):
@@ -359,11 +371,12 @@ class OpenStackPublisher(CloudPublisher):
             project = self._session.get_project_id()
         # The list also contains images of others that are public or shared.
         wanted = {_DEPLOYMENT: deployment} | ({"owner": project} if project else {})
-        found = self._list(wanted)
+        found = self._list(wanted, hidden=self._makes_hidden)
         return [Tagged(str(each["id"]), str(each.get(_TICKET)), _age(each)) for each in found if not _is_copy(each)]
 
     def tagged_by(self, tags: Tags) -> Sequence[Tagged]:
-        found = self._images.list({_TICKET: tags.ticket_uid, _DEPLOYMENT: tags.deployment})
+        # Somebody may have hidden images since, so hidden ones are always searched for, too.
+        found = self._list({_TICKET: tags.ticket_uid, _DEPLOYMENT: tags.deployment}, hidden=True)
         left = [each for each in found if not _is_copy(each) and each["status"] not in DELETED]
         return [Tagged(str(each["id"]), tags.ticket_uid, _age(each)) for each in left]
 
@@ -438,15 +451,19 @@ class OpenStackPublisher(CloudPublisher):
 
     def _tagged(self, ticket: TicketRef) -> list[str]:
         wanted = {_TICKET: ticket.tags.ticket_uid, _DEPLOYMENT: ticket.tags.deployment}
-        found = self._list(wanted)
+        found = self._list(wanted, hidden=self._makes_hidden)
         return [str(record["id"]) for record in found if not _is_copy(record)]
 
-    def _list(self, wanted: Mapping[str, str]) -> list[dict[str, Any]]:
-        """Return the records with these properties, hidden ones only if the target says that images are hidden."""
+    @property
+    def _makes_hidden(self) -> bool:
+        return bool(self._target.fields.get("hidden"))
+
+    def _list(self, wanted: Mapping[str, str], *, hidden: bool) -> list[dict[str, Any]]:
+        """Return the records with these properties, each once. `hidden`: hidden ones, too, for one request more."""
         found = self._images.list(wanted)
-        if self._target.fields.get("hidden"):
+        if hidden:
             found += self._images.list({**wanted, **_HIDDEN})
-        return found
+        return list({str(each["id"]): each for each in found}.values())
 
     def _delete_noted(self, ticket: TicketRef, cloud_id: str) -> None:
         ticket.journal.condemn(cloud_id)

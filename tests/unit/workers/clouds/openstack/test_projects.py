@@ -12,12 +12,15 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from keystoneauth1.identity import v2, v3
+from keystoneauth1.token_endpoint import Token
 
-from publisher.core.errors import PermanentCloudError, Reason
+from publisher.core.errors import PermanentCloudError, Reason, Stopped, TransientCloudError
 from publisher.outbound.policy import EVERYWHERE
 from tests.servers.answering import serving
 from workers.clouds.base import Timeouts
-from workers.clouds.openstack.projects import project_ids
+from workers.clouds.openstack import projects
+from workers.clouds.openstack.images import GlanceImages
+from workers.clouds.openstack.projects import project_ids, until_accepted
 from workers.clouds.openstack.session import Reach
 from workers.http_clients import trust
 
@@ -124,3 +127,70 @@ def test_keystone_v2_is_refused() -> None:
     session = REACH.session(v2.Password("http://127.0.0.2:9/v2.0", username="joe", password="x"))
     with pytest.raises(PermanentCloudError, match=r"sharedWith: .* use v3"):
         project_ids(session, [OWN])
+
+
+# Acceptance -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class GlanceWithMembers:
+    """A Glance that lists the members of an image: each time the next of these states; the last one stays."""
+
+    states: list[dict[str, str]]
+    asked: int = 0
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        state = self.states[min(self.asked, len(self.states) - 1)]
+        self.asked += 1
+        members = [{"member_id": key, "status": status, "image_id": "an-image"} for key, status in state.items()]
+        body = json.dumps({"members": members}).encode()
+        handler.send_response(200 if handler.path == "/v2/images/an-image/members" else 404)
+        handler.send_header("Content-Type", "application/json")
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+
+def wait_for(glance: GlanceWithMembers, *wanted: str, seconds: float = 60.0, stopped: bool = False) -> None:
+    def check() -> None:
+        if stopped and glance.asked:
+            raise Stopped
+
+    with serving(glance.answer) as url:
+        session = REACH.session(Token(url, "a token"))
+        try:
+            until_accepted(GlanceImages(session, url), "an-image", wanted, seconds=seconds, check=check)
+        finally:
+            session.session.close()
+
+
+@pytest.fixture
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(projects, "_PAUSE_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("_at_once")
+def test_all_projects_must_have_accepted() -> None:
+    pending, one = {OWN: "pending", OTHER: "pending"}, {OWN: "accepted", OTHER: "pending"}
+    both = {OWN: "accepted", OTHER: "accepted", NOBODYS: "rejected"}
+    glance = GlanceWithMembers([{}, pending, one, both])
+    wait_for(glance, OWN, OTHER)
+    assert glance.asked == 4, "what other members say is of no matter"
+
+
+@pytest.mark.usefixtures("_at_once")
+def test_rejection_ends_the_wait() -> None:
+    glance = GlanceWithMembers([{OWN: "pending", OTHER: "pending"}, {OWN: "pending", OTHER: "rejected"}])
+    with pytest.raises(PermanentCloudError, match=f"sharedWith: the project {OTHER} has rejected the image"):
+        wait_for(glance, OWN, OTHER)
+
+
+def test_projects_that_do_not_accept_in_time_are_named() -> None:
+    glance = GlanceWithMembers([{OWN: "accepted", OTHER: "pending"}])
+    with pytest.raises(TransientCloudError, match=f"{OTHER} did not accept the image .*openstack image set --accept"):
+        wait_for(glance, OWN, OTHER, seconds=-1.0)
+
+
+def test_wait_for_acceptance_can_be_stopped() -> None:
+    with pytest.raises(Stopped):
+        wait_for(GlanceWithMembers([{OWN: "pending"}]), OWN, stopped=True)
