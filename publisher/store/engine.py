@@ -164,6 +164,8 @@ def _open_sqlite(url: URL) -> Engine:
     def _connected(connection: sqlite3.Connection, _: object) -> None:
         _use_write_ahead_log(connection)
         connection.execute("PRAGMA foreign_keys = ON")
+        # By default, SQLite makes a file to undo a statement that changes more than 16 pages. Inserting tickets does.
+        connection.execute("PRAGMA temp_store = MEMORY")
         # To SQLite, deterministic means: does not change within one statement.
         connection.create_function("publisher_now", 0, clock.now, deterministic=True)
 

@@ -40,3 +40,10 @@ def test_each_message_has_its_own_tag_and_task() -> None:
     stored = [json.loads(redis_value(each, QUEUE.name)) for each in wake_messages(PUBLISH_TASK, [1, 1, 2])]
     assert len({each["properties"]["delivery_tag"] for each in stored}) == 3
     assert len({each["headers"]["id"] for each in stored}) == 3
+
+
+def test_a_name_may_have_any_character() -> None:
+    (message,) = wake_messages('a "100 %(id)s" task', [1])
+    stored = json.loads(redis_value(message, "50 %s"))
+    assert stored["headers"] == message.headers
+    assert stored["properties"]["delivery_info"]["routing_key"] == "50 %s"
