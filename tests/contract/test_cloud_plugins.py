@@ -1,198 +1,29 @@
-"""Tests that every cloud plugin must pass. Add a `Harness` for a new plugin."""
+"""Tests that every cloud plugin must pass: find, upload, delete and list images.
+
+For a new plugin, add a module with a `Harness` to `tests/contract/clouds`.
+"""
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import urllib.error
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from memory_cloud.parts import PartsPublisher
-from memory_cloud.publisher import CLOUD, MemoryPublisher
 from publisher.core.errors import Cancelled, InvalidRequest, PermanentCloudError, TransientCloudError
 from publisher.core.image import Image
-from publisher.core.settings import Settings
-from publisher.core.ticket import Account, CloudRef, Target
 from publisher.devcloud.cloud import DevCloud
-from publisher.files.hashing import digest
-from publisher.outbound.policy import EVERYWHERE
-from tests.clouds import Glance, publish_body
-from tests.devcloud_venv import devcloud_venv
-from tests.glance_behind_v2 import GlanceBehindV2
+from tests.clouds import Glance
+from tests.contract.clouds.openstack import keystone_v3
+from tests.contract.harness import Harness, size_told, transfer_of
 from tests.patience import PATIENCE
-from workers.clouds.base import CloudImage, CloudPublisher, NoScratchSpace, ScratchSpace, Tags, TicketRef, Timeouts
+from workers.clouds.base import Tags
 from workers.clouds.openstack.images import GlanceImages
-from workers.clouds.openstack.publisher import OpenStackPublisher
-from workers.scratch import Scratch
-from workers.transfer import Transfer
-
-SIZE = 24 << 20
-"""Bytes: more than the sockets on the way hold, so that an upload can be stopped half-way."""
-
-
-@dataclass
-class MemoryJournal:
-    """A ticket's journal as the runner keeps it, in memory."""
-
-    kept: dict[str, str] = field(default_factory=dict)
-    planning_fails: bool = False
-
-    def entries(self) -> Sequence[CloudRef]:
-        return [CloudRef(cloud_id, state) for cloud_id, state in self.kept.items()]
-
-    def plan(self, cloud_id: str) -> None:
-        if self.planning_fails:
-            raise Cancelled
-        self.kept[cloud_id] = "planned"
-
-    def present(self, cloud_id: str) -> None:
-        self.kept[cloud_id] = "present"
-
-    def condemn(self, cloud_id: str) -> None:
-        self.kept[cloud_id] = "condemned"
-
-    def gone(self, cloud_id: str) -> None:
-        self.kept[cloud_id] = "gone"
-
-
-@dataclass
-class Harness:
-    """A plugin, with the account and the target to test it with."""
-
-    plugin: type[CloudPublisher]
-    account: Account
-    target: Target
-    scratch: ScratchSpace = field(default_factory=NoScratchSpace)
-    journal: MemoryJournal = field(default_factory=MemoryJournal)
-    ref: TicketRef = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.new_ticket()
-
-    def new_ticket(self) -> None:
-        self.journal = MemoryJournal()
-        self.ref = TicketRef(
-            tags=Tags(str(uuid.uuid4()), "tests"),
-            ticket_uri="users/root/appliances/4/images/7/pimages/1",
-            image_uri="users/root/appliances/4/images/7",
-            appliance_uri="users/root/appliances/4",
-            journal=self.journal,
-            scratch=self.scratch,
-        )
-
-    def connect(self, password: str | None = None) -> CloudPublisher:
-        account = replace(self.account, secrets={"password": password}) if password else self.account
-        return self.plugin.connect(account, self.target, Timeouts(5, 20, 30), EVERYWHERE)
-
-    def left(self) -> set[str]:
-        """Return the ids of the images that, by the journal, may be in the cloud."""
-        return {cloud_id for cloud_id, state in self.journal.kept.items() if state != "gone"}
-
-
-@pytest.fixture(scope="session")
-def glance_v2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GlanceBehindV2]:
-    directory = tmp_path_factory.mktemp("glance-v2")
-    with GlanceBehindV2(directory, devcloud_venv(), users={"joe": "good"}, tenants={"lab"}) as cloud:
-        yield cloud
-
-
-@pytest.fixture(
-    params=[
-        "memory",
-        "parts",
-        pytest.param("keystone v3", marks=pytest.mark.real),
-        pytest.param("keystone v2.0", marks=pytest.mark.real),
-    ]
-)
-def harness(request: pytest.FixtureRequest) -> Iterator[Harness]:
-    match request.param:
-        case "memory":
-            CLOUD.images.clear()
-            yield Harness(
-                MemoryPublisher,
-                Account("memory", {"login": "joe"}, {"password": "good"}),
-                Target("memory", {"displayName": "contract"}),
-            )
-        case "parts":
-            directory: Path = request.getfixturevalue("tmp_path")
-            scratch = Scratch(Settings(data_dir=directory))
-            yield Harness(
-                PartsPublisher,
-                Account("memory", {"login": str(directory / "cloud")}, {"password": "good"}),
-                Target("memory", {"displayName": "contract"}),
-                scratch,
-            )
-            scratch.close()
-        case "keystone v3":
-            yield from _keystone_v3(request.getfixturevalue("devcloud"))
-        case "keystone v2.0":
-            old: GlanceBehindV2 = request.getfixturevalue("glance_v2")
-            fields = {"keystoneUrl": old.auth_url, "login": "joe", "keystoneVersion": "v2.0"}
-            target = {"tenantName": "lab", "displayName": "contract"}
-            yield Harness(
-                OpenStackPublisher, Account("openstack", fields, {"password": "good"}), Target("openstack", target)
-            )
-
-
-def _keystone_v3(cloud: DevCloud) -> Iterator[Harness]:
-    body = publish_body(cloud, "")
-    account = body["credAccount"]
-    secrets = {"password": account["password"]}
-    fields = {name: account[name] for name in ("keystoneUrl", "glanceUrl", "login", "keystoneVersion")}
-    target = {name: body[name] for name in ("keystoneDomain", "keystoneProject", "displayName")}
-    yield Harness(OpenStackPublisher, Account("openstack", fields, secrets), Target("openstack", target))
-    Glance(cloud).empty()
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> tuple[Image, Path]:
-    file = tmp_path / "image.raw"
-    file.write_bytes(os.urandom(SIZE))
-    known = digest(file)
-    return (
-        Image(
-            id=7,
-            owner="root",
-            appliance_id=4,
-            name="contract",
-            format="raw",
-            disk_format="raw",
-            size=known.size,
-            virtual_size=known.size,
-            md5=known.md5,
-            sha256=known.sha256,
-            sha512=known.sha512,
-            location=file.name,
-            created=0.0,
-        ),
-        file,
-    )
-
-
-def transfer_of(file: Path, *, stop_at: int | None = None) -> Transfer:
-    """Return a transfer of the file. With `stop_at`, it is cancelled after so many bytes."""
-    sent = 0
-
-    def on_sent(count: int) -> None:
-        nonlocal sent
-        sent = count
-
-    def check() -> None:
-        if stop_at is not None and sent >= stop_at:
-            raise Cancelled
-
-    return Transfer(os.open(file, os.O_RDONLY), file.stat().st_size, check=check, on_sent=on_sent)
-
-
-def size_told(image: CloudImage) -> int | None:
-    """Return the size of the file that the image was made of, as the cloud counted it or the plugin vouches for it."""
-    return image.size if image.source_size is None else image.source_size
 
 
 @pytest.mark.long
@@ -213,26 +44,6 @@ def test_plugin_publishes_and_reports_size_and_hashes(harness: Harness, image: t
     assert told == {name: getattr(record, name) for name in told}
     assert harness.journal.kept == {finished.cloud_id: "present"}
     cloud.delete(finished.cloud_id, harness.ref.tags)
-
-
-def test_a_preflight_creates_nothing(harness: Harness, image: tuple[Image, Path]) -> None:
-    record, _ = image
-    cloud = harness.connect()
-    cloud.check(record)
-    cloud.check_creation(record)
-    assert cloud.find(harness.ref) is None
-    assert list(cloud.tagged(harness.ref.tags.deployment)) == []
-
-
-def test_an_account_is_explored_without_a_target(harness: Harness) -> None:
-    plugin, account = harness.plugin, harness.account
-    domain = {name: value for name, value in harness.target.fields.items() if name == "keystoneDomain"}
-    found = plugin.explore(account, Target(account.platform, domain), Timeouts(5, 20, 30), EVERYWHERE)
-    project = harness.target.fields.get("keystoneProject") or harness.target.fields.get("tenantName")
-    assert [each.name for each in found.projects] == ([project] if project else [])
-    wrong = replace(account, secrets={"password": "wrong"})
-    with pytest.raises(PermanentCloudError):
-        plugin.explore(wrong, harness.target, Timeouts(5, 20, 30), EVERYWHERE)
 
 
 @pytest.mark.long
@@ -348,7 +159,8 @@ def test_each_ticket_has_an_image_of_its_own(harness: Harness, image: tuple[Imag
 
 @pytest.fixture
 def openstack(devcloud: DevCloud) -> Iterator[Harness]:
-    yield from _keystone_v3(devcloud)
+    with keystone_v3(devcloud) as harness:
+        yield harness
 
 
 @pytest.mark.real

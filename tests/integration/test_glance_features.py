@@ -22,7 +22,7 @@ from publisher.files.hashing import digest
 from publisher.outbound.policy import EVERYWHERE
 from tests.cloud_administration import PASSWORD, Administrator
 from tests.clouds import Glance, publish_body
-from tests.contract.test_cloud_plugins import MemoryJournal
+from tests.contract.harness import MemoryJournal
 from tests.servers.answering import serving
 from workers.clouds.base import CloudImage, Tags, TicketRef, Timeouts
 from workers.clouds.openstack.images import GlanceImages

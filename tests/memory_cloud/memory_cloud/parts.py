@@ -5,6 +5,8 @@ image's name, and a tag of both. The cloud takes blocks, and no file that does n
 copied to scratch space and filled up. The cloud reports no hash, so the plugin compares the file before it registers an
 image of it, and stores hash and size of the file in the tags.
 
+It takes all image attributes: most when it registers the image, the sharing and the protection when it finishes.
+
 The account's login is the cloud's directory. The password must not be `wrong`.
 """
 
@@ -16,18 +18,23 @@ import shutil
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
-from memory_cloud.parts_cloud import BLOCK_BYTES, PartsCloud, PartsImage, Snapshot
-from publisher.core.errors import PermanentCloudError, Reason, TransientCloudError
+from memory_cloud.parts_cloud import BLOCK_BYTES, PROJECTS, REGIONS, PartsCloud, PartsImage, Snapshot
+from memory_cloud.platform import PLATFORM
+from publisher.core.errors import InvalidRequest, PermanentCloudError, Reason, TransientCloudError
 from publisher.core.image import Image
 from publisher.core.ticket import Account, Target
 from publisher.outbound.policy import OutboundPolicy
+from publisher.platforms.attributes import ATTRIBUTES, attributes_of
 from workers.clouds.base import CloudImage, CloudPublisher, Tagged, Tags, TicketRef, Timeouts
 from workers.transfer import Transfer
 
+PARTS = replace(PLATFORM, name="parts", label="Parts", attributes=frozenset(ATTRIBUTES))
+"""Its platform. No entry point names it: the tests use the plugin in place of the simpler one."""
 _AT_ONCE = 3
 """Blocks that are sent at a time."""
 _TRIES = 3
@@ -37,9 +44,10 @@ _TRIES = 3
 class PartsPublisher(CloudPublisher):
     platform: ClassVar[str] = "memory"
 
-    def __init__(self, cloud: PartsCloud, name: str, check: Callable[[], None]) -> None:
+    def __init__(self, cloud: PartsCloud, target: Mapping[str, Any], check: Callable[[], None]) -> None:
         self._cloud = cloud
-        self._name = name
+        self._name = str(target.get("displayName", ""))
+        self._attributes = attributes_of(target)
         self._check = check
 
     @classmethod
@@ -53,10 +61,20 @@ class PartsPublisher(CloudPublisher):
     ) -> Self:
         if account.secrets.get("password") == "wrong":
             raise PermanentCloudError("the cloud refused the login; check the password", reason=Reason.CREDENTIALS)
-        return cls(PartsCloud(Path(account.fields["login"])), str(target.fields.get("displayName", "")), check)
+        return cls(PartsCloud(Path(account.fields["login"])), target.fields, check)
 
     def check(self, image: Image) -> None:
         self._check()
+        for name, known in (("sharedWith", PROJECTS), ("regions", REGIONS)):
+            for each in self._attributes.get(name, ()):
+                if each not in known:
+                    raise InvalidRequest(f"there is no '{each}'; use one of {', '.join(known)}", field=name)
+        if image.size > self._cloud.room():
+            raise PermanentCloudError("the image does not fit into the quota", reason=Reason.QUOTA)
+
+    def check_creation(self, image: Image) -> None:
+        if self._attributes.get("visibility") == "public":
+            raise InvalidRequest("the login may not make images public", field="visibility")
 
     def find(self, ticket: TicketRef) -> CloudImage | None:
         journal = {entry.cloud_id: entry.state for entry in ticket.journal.entries()}
@@ -70,6 +88,7 @@ class PartsPublisher(CloudPublisher):
         return self._found(handles[0]) if handles else None
 
     def upload(self, image: Image, ticket: TicketRef, transfer: Transfer) -> CloudImage:
+        self.check_creation(image)
         handle = ticket.found.cloud_id if ticket.found and not ticket.found.complete else None
         snapshot = self._cloud.snapshot(handle) if handle else None
         if handle and snapshot and not _is_of(snapshot, image):
@@ -84,7 +103,7 @@ class PartsPublisher(CloudPublisher):
             self._fill(handle, image, ticket, transfer)
         self.reached("complete")
         self._check()
-        self._cloud.register_image(f"{self._name} {handle}", handle, _tags(handle, ticket.tags, image))
+        self._cloud.register_image(f"{self._name} {handle}", handle, _tags(handle, ticket.tags, image), self._first())
         self.reached("registered")
         found = self._found(handle)
         if not found.complete:
@@ -93,7 +112,17 @@ class PartsPublisher(CloudPublisher):
 
     def finish(self, uploaded: CloudImage, image: Image) -> CloudImage:
         self.reached("finish")
+        last = {name: value for name, value in self._attributes.items() if name in ("sharedWith", "protected")}
+        if last and uploaded.shown_id:
+            if "sharedWith" in last:
+                last["visibility"] = "shared"
+            self._cloud.change_image(uploaded.shown_id, **last)
         return uploaded
+
+    def release(self, cloud_id: str, tags: Tags) -> None:
+        for each in self._images(cloud_id):
+            if each.tags["publisher_ticket"] == tags.ticket_uid:
+                self._cloud.change_image(each.id, protected=False)
 
     def delete(self, cloud_id: str, tags: Tags) -> None:
         # Use up the token: a request to create the snapshot may still be on its way.
@@ -156,6 +185,10 @@ class PartsPublisher(CloudPublisher):
         size = int(image.tags["publisher_size"])
         sha256 = image.tags["publisher_sha256"]
         return CloudImage(handle, True, shown_id=image.id, source_sha256=sha256, source_size=size, location="memory")
+
+    def _first(self) -> dict[str, Any]:
+        """Return the attributes that the image gets when it is registered."""
+        return {name: value for name, value in self._attributes.items() if name not in ("sharedWith", "protected")}
 
     def _images(self, handle: str) -> list[PartsImage]:
         return [each for each in self._cloud.images() if each.snapshot == handle]

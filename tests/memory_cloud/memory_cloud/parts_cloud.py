@@ -14,13 +14,15 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from publisher.core.errors import PermanentCloudError, TransientCloudError
 
 BLOCK_BYTES = 1 << 20
+PROJECTS, REGIONS = ("partner", "lab"), ("north", "south")
+"""The projects that images can be shared with, and the regions that they can be in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ class PartsImage:
     snapshot: str
     tags: Mapping[str, str]
     made: float
+    attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
 class PartsCloud:
@@ -78,17 +81,34 @@ class PartsCloud:
             elif self._state(token) != "complete":
                 raise TransientCloudError("there is no such snapshot")
 
-    def register_image(self, name: str, token: str, tags: Mapping[str, str]) -> PartsImage:
+    def room(self) -> float:
+        """Return how many bytes the quota leaves. There is a quota if the directory has a file of this name."""
+        try:
+            return int((self.directory / "quota").read_text())
+        except FileNotFoundError:
+            return float("inf")
+
+    def register_image(
+        self, name: str, token: str, tags: Mapping[str, str], attributes: Mapping[str, Any] | None = None
+    ) -> PartsImage:
         with self._locked():
             if self._state(token) != "complete":
                 raise TransientCloudError("the snapshot is not complete")
             if any(each.name == name for each in self.images()):
                 raise PermanentCloudError(f"there is an image '{name}' already")
-            made = PartsImage(f"image-{uuid.uuid4().hex[:17]}", name, token, tags, time.time())
+            given = {"visibility": "private", **(attributes or {})}
+            made = PartsImage(f"image-{uuid.uuid4().hex[:17]}", name, token, tags, time.time(), given)
             self._write("images", made.id, made)
             return made
 
+    def change_image(self, id: str, **attributes: object) -> None:
+        with self._locked():
+            made = PartsImage(**self._read("images", id))
+            self._write("images", id, replace(made, attributes={**made.attributes, **attributes}))
+
     def delete_image(self, id: str) -> None:
+        if any(each.id == id and each.attributes.get("protected") for each in self.images()):
+            raise PermanentCloudError("the image is protected")
         (self.directory / "images" / id).unlink(missing_ok=True)
 
     def delete_snapshot(self, token: str) -> None:

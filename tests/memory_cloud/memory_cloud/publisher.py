@@ -28,6 +28,7 @@ class StoredImage:
     name: str
     size: int = 0
     sha256: str | None = None
+    content: bytes = b""
     deployment: str = ""
     made: float = field(default_factory=time.monotonic)
 
@@ -88,17 +89,20 @@ class MemoryPublisher(CloudPublisher):
                     ticket.tags.ticket_uid, self._name, deployment=ticket.tags.deployment
                 )
             ticket.journal.present(cloud_id)
-        received = hashlib.sha256()
-        size = 0
+        received = bytearray()
         for chunk in transfer.chunks():
-            received.update(chunk)
-            size += len(chunk)
-            if self._login == "flaky" and ticket.tags.ticket_uid not in CLOUD.broken_off and size * 2 >= transfer.size:
+            received += chunk
+            if (
+                self._login == "flaky"
+                and ticket.tags.ticket_uid not in CLOUD.broken_off
+                and len(received) * 2 >= transfer.size
+            ):
                 CLOUD.broken_off.add(ticket.tags.ticket_uid)
                 raise TransientCloudError("the memory cloud broke the upload off", reason=Reason.CONNECTION)
         with CLOUD.lock:
             stored = CLOUD.images[cloud_id]
-            stored.size, stored.sha256 = size, received.hexdigest()
+            stored.content = bytes(received)
+            stored.size, stored.sha256 = len(received), hashlib.sha256(received).hexdigest()
             return _cloud_image(cloud_id, stored)
 
     def finish(self, uploaded: CloudImage, image: Image) -> CloudImage:
