@@ -171,8 +171,6 @@ class OpenStackPublisher(CloudPublisher):
         check_offered(self._images, self._target)
         self._shared_with()
         self._check_space(image)
-        check_offered(self._images, self._target)
-        self._shared_with()
 
     def check_creation(self, image: Image) -> None:
         """Let Glance say whether it would create the image: ask for an id that is in use, which it always refuses.
