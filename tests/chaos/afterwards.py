@@ -35,8 +35,8 @@ _SETTLE_LONGEST_SECONDS = 900.0
 """Tickets that still move after this time are stuck, too: each has had all the time that it needs."""
 
 
-def settle(service: Service, log: Log) -> tuple[float, list[str]]:
-    """Wait until all tickets have ended, and expired, or none moves. Return the seconds, and those that have not."""
+def settle(service: Service, log: Log) -> list[str]:
+    """Wait until all tickets have ended, and expired, or none moves. Return those that have not."""
     began = moved = time.monotonic()
     pause = threading.Event()
     unsettled = ["the store did not answer"]
@@ -50,7 +50,7 @@ def settle(service: Service, log: Log) -> tuple[float, list[str]]:
         pause.wait(0.1)
     shown = unsettled[:_UNSETTLED_SHOWN] + ["…"] * (len(unsettled) > _UNSETTLED_SHOWN)
     log(f"settled after {time.monotonic() - began:.2f} s; {len(unsettled)} had not ended: {', '.join(shown)}")
-    return time.monotonic() - began, shown
+    return shown
 
 
 def _is_over(ticket: Ticket) -> bool:

@@ -94,12 +94,14 @@ def chaos(plan: Plan, directory: Path, cloud: DevCloud, say: Callable[[str], Non
             callers = _callers(service, requests, wanted, heard, give_up=give_up)
             bursts.start()
             hands.run()
+            over = time.monotonic()
             log("the faults are over")
             for caller in callers:
                 caller.join()
             bursts.await_callers()
             service.await_up()
-            settled, unsettled = afterwards.settle(service, log)
+            unsettled = afterwards.settle(service, log)
+            settled = time.monotonic() - over
         deaf = afterwards.deaf(service, requests, images[0], heard, log)
         told = afterwards.told(service, heard)
         # From here on nothing changes the cloud any more.
@@ -110,7 +112,7 @@ def chaos(plan: Plan, directory: Path, cloud: DevCloud, say: Callable[[str], Non
         blind = afterwards.blind(service, tickets)
         if not verdict.kept:
             afterwards.write_evidence(directory / "evidence.txt", service, verdict)
-        recovered = recoveries(hands.done, watch.moves)
+        recovered = recoveries(hands.done, watch.moves, watch.ends)
         longest = f"{recovered[0][0]:.1f} s (after {recovered[0][1]})" if recovered else "no fault met a ticket"
         counts = hands.counts()
         hit = struck(bursts.begun, tickets)

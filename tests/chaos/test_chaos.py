@@ -204,6 +204,8 @@ def test_recovery_lasts_until_an_affected_ticket_moves() -> None:
     ]
     moves = [(11.0, 1), (12.5, 3), (14.0, 1), (18.0, 2)]
     assert recoveries(done, moves) == [(5.0, "worker_killed"), (2.0, "glance_killed")]
+    # Ticket 1 was published during the first fault, and withdrawn later.
+    assert recoveries(done, moves, [(11.0, 1), (14.0, 1)]) == [(6.0, "glance_killed"), (5.0, "worker_killed")]
 
 
 def test_every_caller_of_a_burst_has_its_own_key() -> None:
