@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from publisher.core.ticket import State, Ticket
 from publisher.store.database import db_now, journal, writing
 from tests.chaos.callers import Heard, Order
 from tests.chaos.faults import Log
+from tests.chaos.requests import Requests
 from tests.chaos.service import WORKERS, Service
 from tests.chaos.verdict import Registered, Verdict, judge, told_otherwise
 from tests.clouds import Glance
@@ -34,14 +35,14 @@ _SETTLE_LONGEST_SECONDS = 900.0
 """Tickets that still move after this time are stuck, too: each has had all the time that it needs."""
 
 
-def settle(service: Service, log: Log) -> tuple[float, list[str]]:
-    """Wait until all tickets have ended, or none moves. Return the seconds, and the tickets that have not ended."""
+def settle(service: Service, log: Log) -> list[str]:
+    """Wait until all tickets have ended, and expired, or none moves. Return those that have not."""
     began = moved = time.monotonic()
     pause = threading.Event()
     unsettled = ["the store did not answer"]
     while unsettled and time.monotonic() < min(moved + SETTLE_SECONDS, began + _SETTLE_LONGEST_SECONDS):
         try:
-            now = [_told_of(ticket) for ticket in service.store.tickets.list() if not ticket.final]
+            now = [_told_of(ticket) for ticket in service.store.tickets.list() if not _is_over(ticket)]
             if now != unsettled:
                 unsettled, moved = now, time.monotonic()
         except SQLAlchemyError as error:
@@ -49,19 +50,24 @@ def settle(service: Service, log: Log) -> tuple[float, list[str]]:
         pause.wait(0.1)
     shown = unsettled[:_UNSETTLED_SHOWN] + ["…"] * (len(unsettled) > _UNSETTLED_SHOWN)
     log(f"settled after {time.monotonic() - began:.2f} s; {len(unsettled)} had not ended: {', '.join(shown)}")
-    return time.monotonic() - began, shown
+    return shown
+
+
+def _is_over(ticket: Ticket) -> bool:
+    waits_for_its_expiry = ticket.state is State.PUBLISHED and ticket.expires is not None and not ticket.not_withdrawn
+    return ticket.final and not waits_for_its_expiry
 
 
 def _told_of(ticket: Ticket) -> str:
     return f"ticket {ticket.id}, {ticket.state}, attempt {ticket.attempt}: {ticket.error or ticket.message}"
 
 
-def deaf(service: Service, body: Callable[[Order], dict[str, Any]], image: Image, heard: Heard, log: Log) -> list[str]:
+def deaf(service: Service, requests: Requests, image: Image, heard: Heard, log: Log) -> list[str]:
     """Return the workers that claim no more tickets, although enough are waiting."""
     waiting = {f"-{worker.pid}": worker.name for worker in service.workers}
     for number in range(_ROUNDS):
         wanted = [Order(0.0, f"after-{number}-{each}", image.id) for each in range(2 * WORKERS)]
-        tickets = [service.doors[0].publish(body(order)) for order in wanted]
+        tickets = [service.doors[0].publish(requests.publish(order)) for order in wanted]
         heard.promised |= {ticket["dbId"]: ticket["statusUri"] for ticket in tickets}
         settle(service, log)
         ids = {ticket["dbId"] for ticket in tickets}
@@ -70,6 +76,19 @@ def deaf(service: Service, body: Callable[[Order], dict[str, Any]], image: Image
         if not waiting:
             break
     return sorted(waiting.values())
+
+
+def published_at(service: Service, tickets: Iterable[Ticket]) -> dict[int, float]:
+    """Return when the tickets were published, also those that were withdrawn since."""
+    found = {}
+    for ticket in tickets:
+        entries = service.store.tickets.history(ticket.id)
+        times = [
+            each.at for each in entries if each.from_state is State.PUBLISHING and each.to_state is State.PUBLISHED
+        ]
+        if times:
+            found[ticket.id] = times[0]
+    return found
 
 
 def told(service: Service, heard: Heard) -> dict[int, dict[str, Any]]:

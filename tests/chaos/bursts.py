@@ -14,10 +14,9 @@ from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from publisher.core.ticket import Ticket
-from tests.chaos.callers import LOST, Caller, Door, Heard, Order
+from tests.chaos.callers import LOST, Caller, Documents, Door, Heard, Order
 from tests.chaos.service import Service
 from tests.patience import PATIENCE
 from tests.stack import PASSWORD, Answer, Stack
@@ -42,13 +41,23 @@ class Wave:
 
 
 def waves(rng: random.Random, *, seconds: float, image_id: int, prefix: str) -> list[Wave]:
-    """The callers of every second burst cancel their tickets at once, which saves uploads."""
+    """Of three bursts, one is a lineage, and the callers of one cancel their tickets at once, which saves uploads."""
     count = max(1, round(seconds / EVERY_SECONDS))
     planned = []
     for number in range(count):
-        cancel_after = 0.0 if number % 2 else None
+        name = f"{prefix}-burst{number}"
+        lineage = name if number % 3 == 0 else None
+        cancel_after = 0.0 if number % 3 == 1 else None
         orders = [
-            Order(0.0, f"{prefix}-burst{number}-{each:02d}", image_id, cancel_after, repeated=rng.random() < 0.15)
+            Order(
+                0.0,
+                f"{name}-{each:02d}",
+                image_id,
+                cancel_after,
+                repeated=rng.random() < 0.15,
+                lineage=lineage,
+                stored_account=lineage is not None,
+            )
             for each in range(rng.randint(CALLERS_LEAST, CALLERS_MOST))
         ]
         planned.append(Wave((number + rng.uniform(0.2, 0.9)) * seconds / count, rng.randrange(1000), orders))
@@ -165,7 +174,7 @@ class Bursts(threading.Thread):
         self,
         planned: Sequence[Wave],
         service: Service,
-        body: Callable[[Order], dict[str, Any]],
+        requests: Documents,
         heard: Heard,
         *,
         give_up: float,
@@ -174,7 +183,7 @@ class Bursts(threading.Thread):
         self.begun: list[Burst] = []
         self._planned = planned
         self._service = service
-        self._body = body
+        self._requests = requests
         self._heard = heard
         self._give_up = give_up
         self._callers: list[Caller] = []
@@ -221,7 +230,7 @@ class Bursts(threading.Thread):
             first: Door = _FirstRequest(doors[burst.door], burst, order.name)
             own = itertools.chain([first], itertools.cycle(doors))
             self._callers.append(
-                caller := Caller([order], own, self._body, self._heard, began=now, give_up=self._give_up)
+                caller := Caller([order], own, self._requests, self._heard, began=now, give_up=self._give_up)
             )
             caller.start()
 

@@ -13,13 +13,20 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any, Protocol
 
 from tests.stack import Answer
 
 APPLIANCE = "users/root/appliances/4"
+KEEP = 2
+"""How many images of a lineage stay published."""
+_LINEAGES = 3
+_EXPIRES_SECONDS = 8.0, 25.0
+_BROKEN_EVERY = 20
+_LOOK_SECONDS = 1.0
 _AGAIN_SECONDS = 0.5
 _RETRY_AFTER_LONGEST_SECONDS = 2.0
 LOST = (OSError, http.client.HTTPException)
@@ -39,9 +46,9 @@ class Door(Protocol):
     ) -> Answer: ...
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Order:
-    """A plan of a caller: publish an image, perhaps repeat that with the same key, and perhaps cancel the ticket."""
+    """A plan of a caller: publish an image, perhaps repeat that with the same key, and perhaps take it back."""
 
     at: float
     """Seconds since the callers began."""
@@ -49,23 +56,68 @@ class Order:
     image_id: int
     cancel_after: float | None = None
     repeated: bool = False
+    withdrawal: Withdrawal | None = None
+    lineage: str | None = None
+    expires: datetime | None = None
+    stored_account: bool = False
+
+    @property
+    def elements(self) -> dict[str, Any]:
+        """What its publish request says about the end of its image, and about older ones."""
+        found: dict[str, Any] = {}
+        if self.lineage:
+            found |= {"lineage": self.lineage, "older": "withdraw", "keep": KEEP}
+        if self.expires:
+            found["expires"] = self.expires.isoformat()
+        return found
+
+
+@dataclass(frozen=True)
+class Withdrawal:
+    after: float
+    """Seconds since the ticket was accepted or, if `once_published`, since its caller saw that it was published."""
+    once_published: bool
+    doubled: bool
 
 
 def orders(
-    rng: random.Random, *, seconds: float, count: int, image_ids: Sequence[int], broken_id: int, prefix: str
+    rng: random.Random,
+    *,
+    seconds: float,
+    count: int,
+    image_ids: Sequence[int],
+    broken_id: int,
+    prefix: str,
+    began: datetime,
 ) -> list[Order]:
-    """`image_ids` are of ascending sizes; small ones are published more often. Every twentieth is `broken_id`."""
+    """`image_ids` are of ascending sizes; small ones are published more often. Every twentieth is `broken_id`.
+
+    Of the others, a fifth are withdrawn, a fifth belong to a lineage, and a tenth expire. `began` is now.
+    """
     weights = [len(image_ids) - place for place in range(len(image_ids))]
-    return sorted(
-        Order(
-            at=rng.uniform(0, seconds),
-            name=f"{prefix}-{number:04d}",
-            image_id=broken_id if number % 20 == 0 else rng.choices(image_ids, weights)[0],
-            cancel_after=rng.uniform(0, 6) if rng.random() < 0.2 else None,
-            repeated=rng.random() < 0.15,
-        )
-        for number in range(count)
-    )
+
+    def order(number: int) -> Order:
+        at, name = rng.uniform(0, seconds), f"{prefix}-{number:04d}"
+        image_id, repeated = rng.choices(image_ids, weights)[0], rng.random() < 0.15
+        plain = Order(at, name, image_id, repeated=repeated)
+        cancel_after = rng.uniform(0, 6) if rng.random() < 0.25 else None
+        if number % _BROKEN_EVERY == 0:
+            return replace(plain, image_id=broken_id, cancel_after=cancel_after)
+        match rng.choices(("plain", "withdrawn", "lineage", "expires"), (5, 2, 2, 1))[0]:
+            case "withdrawn":
+                withdrawal = Withdrawal(rng.uniform(0, 4), rng.random() < 0.5, doubled=rng.random() < 0.3)
+                return replace(plain, withdrawal=withdrawal, stored_account=rng.random() < 0.5)
+            case "lineage":
+                # Of the two smallest images, so that its publications follow each other quickly.
+                lineage = f"{prefix}-line{rng.randrange(_LINEAGES)}"
+                return replace(plain, image_id=rng.choice(image_ids[:2]), lineage=lineage, stored_account=True)
+            case "expires":
+                expires = began + timedelta(seconds=at + rng.uniform(*_EXPIRES_SECONDS))
+                return replace(plain, expires=expires, stored_account=True)
+            case _:
+                return replace(plain, cancel_after=cancel_after)
+
+    return sorted((order(number) for number in range(count)), key=lambda each: each.at)
 
 
 @dataclass
@@ -77,6 +129,11 @@ class Heard:
     cancels: int = 0
     to_be_cancelled: set[int] = field(default_factory=set)
     """The tickets that a caller has asked to cancel, whatever the answer was."""
+    withdrawals: int = 0
+    to_be_withdrawn: set[int] = field(default_factory=set)
+    """The tickets that a caller has asked to withdraw, whatever the answer was."""
+    expired: set[str] = field(default_factory=set)
+    """Orders whose image would have expired before a request got an answer."""
     repeats: int = 0
     answers_lost: int = 0
     refused: int = 0
@@ -88,12 +145,18 @@ class Heard:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
+class Documents(Protocol):
+    def publish(self, order: Order) -> dict[str, Any]: ...
+
+    def withdraw(self, order: Order) -> dict[str, Any] | None: ...
+
+
 class Caller(threading.Thread):
     def __init__(
         self,
         own: Sequence[Order],
         doors: Iterator[Door],
-        body: Callable[[Order], dict[str, Any]],
+        requests: Documents,
         heard: Heard,
         *,
         began: float,
@@ -102,7 +165,7 @@ class Caller(threading.Thread):
         """Each request goes to the next of the `doors`. `began` and `give_up` are times of the monotonic clock."""
         super().__init__(name=f"caller of {own[0].name}" if own else "caller", daemon=True)
         self._doors = doors
-        self._body = body
+        self._requests = requests
         self._heard = heard
         self._began, self._give_up = began, give_up
         self._order = itertools.count()
@@ -123,7 +186,8 @@ class Caller(threading.Thread):
         ticket = self._posted(order)
         if ticket is None:
             with self._heard.lock:
-                self._heard.unheard.append(order.name)
+                if order.name not in self._heard.expired:
+                    self._heard.unheard.append(order.name)
             return
         self._promise(ticket)
         if order.repeated:
@@ -135,6 +199,10 @@ class Caller(threading.Thread):
         if order.cancel_after is not None:
             id, uri = ticket["dbId"], ticket["uri"]
             self._plan(time.monotonic() + order.cancel_after, lambda: self._cancel(id, uri))
+        if order.withdrawal and order.withdrawal.once_published:
+            self._plan(time.monotonic(), lambda: self._withdraw_once_published(order, ticket))
+        elif order.withdrawal:
+            self._plan(time.monotonic() + order.withdrawal.after, lambda: self._withdraw(order, ticket))
 
     def _promise(self, ticket: dict[str, Any]) -> None:
         with self._heard.lock:
@@ -142,7 +210,7 @@ class Caller(threading.Thread):
 
     def _posted(self, order: Order) -> dict[str, Any] | None:
         """Post the order. Return its ticket, or None if there was no answer."""
-        body = json.dumps(self._body(order)).encode()
+        body = json.dumps(self._requests.publish(order)).encode()
         headers = {"Idempotency-Key": order.name}
         while time.monotonic() < self._give_up:
             answer = self._ask("POST", f"{APPLIANCE}/pimages", body, headers)
@@ -151,7 +219,10 @@ class Caller(threading.Thread):
                 return posted
             if answer is not None and not _is_passing(answer):
                 with self._heard.lock:
-                    self._heard.wrong.append(f"{order.name}: {answer.status} {answer.body[:300]!r}")
+                    if order.expires and b"expires" in answer.body and b"in the past" in answer.body:
+                        self._heard.expired.add(order.name)
+                    else:
+                        self._heard.wrong.append(f"{order.name}: {answer.status} {answer.body[:300]!r}")
                 return None
         return None
 
@@ -168,6 +239,34 @@ class Caller(threading.Thread):
                 with self._heard.lock:
                     self._heard.wrong.append(f"cancel of {uri}: {answer.status} {answer.body[:300]!r}")
                 return
+
+    def _withdraw_once_published(self, order: Order, ticket: dict[str, Any]) -> None:
+        """Withdraw the image if it is published. Else look again in a while, unless it has ended otherwise."""
+        answer = self._ask("GET", ticket["statusUri"])
+        status = answer.json if answer is not None and answer.status == 200 else {}
+        if status.get("complete"):
+            assert order.withdrawal
+            self._plan(time.monotonic() + order.withdrawal.after, lambda: self._withdraw(order, ticket))
+        elif not status.get("error") and time.monotonic() < self._give_up:
+            self._plan(time.monotonic() + _LOOK_SECONDS, lambda: self._withdraw_once_published(order, ticket))
+
+    def _withdraw(self, order: Order, ticket: dict[str, Any]) -> None:
+        with self._heard.lock:
+            self._heard.to_be_withdrawn.add(ticket["dbId"])
+        account = self._requests.withdraw(order)
+        body = json.dumps(account).encode() if account else None
+        wanted = 2 if order.withdrawal and order.withdrawal.doubled else 1
+        while wanted and time.monotonic() < self._give_up:
+            answer = self._ask("POST", f"{ticket['uri']}/withdraw", body)
+            if answer is not None and not _is_passing(answer):
+                wanted -= 1
+                with self._heard.lock:
+                    self._heard.withdrawals += 1
+                    if answer.status != 200:
+                        self._heard.wrong.append(f"withdrawal of {order.name}: {answer.status} {answer.body[:300]!r}")
+        if wanted:
+            with self._heard.lock:
+                self._heard.unheard.append(f"the withdrawal of {order.name}")
 
     def _ask(
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None

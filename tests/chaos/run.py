@@ -7,22 +7,22 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from publisher.core.image import Image, image_uri
+from publisher.core.image import Image
+from publisher.core.ticket import State, Ticket
 from publisher.devcloud.cloud import DevCloud
 from publisher.services import image_files
 from tests.chaos import afterwards
 from tests.chaos.bursts import Bursts, group_words, struck, waves
 from tests.chaos.callers import Caller, Heard, Order, orders
 from tests.chaos.faults import Hands, Log
+from tests.chaos.requests import Requests
 from tests.chaos.schedule import KINDS, schedule
 from tests.chaos.service import Service
-from tests.chaos.verdict import outcomes, unexpected
+from tests.chaos.verdict import lineages, outcomes, unexpected
 from tests.chaos.watch import Watch, recoveries
-from tests.clouds import publish_body
 
 STORES = ("sqlite", "postgresql")
 BROKERS = ("embedded", "redis", "rabbitmq")
@@ -66,6 +66,8 @@ def chaos(plan: Plan, directory: Path, cloud: DevCloud, say: Callable[[str], Non
         impossible = _impossible(service)
         kinds = [kind for kind in KINDS if kind not in impossible]
         faults = schedule(random.Random(plan.seed), seconds=plan.seconds, count=plan.faults, kinds=kinds)  # noqa: S311
+        requests = Requests(service.cloud, service.proxy.url)
+        requests.store_account(service.doors[0])
         *images, broken = _register(service, random.Random(plan.seed), directory)  # noqa: S311
         wanted = orders(
             random.Random(plan.seed),  # noqa: S311
@@ -74,6 +76,7 @@ def chaos(plan: Plan, directory: Path, cloud: DevCloud, say: Callable[[str], Non
             image_ids=[image.id for image in images],
             broken_id=broken.id,
             prefix=f"chaos-{plan.seed}",
+            began=datetime.now(UTC),
         )
         planned = waves(
             random.Random(plan.seed),  # noqa: S311
@@ -85,19 +88,21 @@ def chaos(plan: Plan, directory: Path, cloud: DevCloud, say: Callable[[str], Non
         say(f"Chaos, seed {plan.seed}: {count} tickets and {plan.faults} faults in {plan.seconds:.0f} s")
         log.began = time.monotonic()
         heard, give_up = Heard(), log.began + plan.seconds + afterwards.SETTLE_SECONDS
-        bursts = Bursts(planned, service, partial(_body, service), heard, give_up=give_up)
+        bursts = Bursts(planned, service, requests, heard, give_up=give_up)
         hands = Hands(service, faults, log, bursts)
         with Watch(service.store) as watch:
-            callers = _callers(service, wanted, heard, give_up=give_up)
+            callers = _callers(service, requests, wanted, heard, give_up=give_up)
             bursts.start()
             hands.run()
+            over = time.monotonic()
             log("the faults are over")
             for caller in callers:
                 caller.join()
             bursts.await_callers()
             service.await_up()
-            settled, unsettled = afterwards.settle(service, log)
-        deaf = afterwards.deaf(service, partial(_body, service), images[0], heard, log)
+            unsettled = afterwards.settle(service, log)
+            settled = time.monotonic() - over
+        deaf = afterwards.deaf(service, requests, images[0], heard, log)
         told = afterwards.told(service, heard)
         # From here on nothing changes the cloud any more.
         service.stop()
@@ -107,7 +112,7 @@ def chaos(plan: Plan, directory: Path, cloud: DevCloud, say: Callable[[str], Non
         blind = afterwards.blind(service, tickets)
         if not verdict.kept:
             afterwards.write_evidence(directory / "evidence.txt", service, verdict)
-        recovered = recoveries(hands.done, watch.moves)
+        recovered = recoveries(hands.done, watch.moves, watch.ends)
         longest = f"{recovered[0][0]:.1f} s (after {recovered[0][1]})" if recovered else "no fault met a ticket"
         counts = hands.counts()
         hit = struck(bursts.begun, tickets)
@@ -116,12 +121,13 @@ def chaos(plan: Plan, directory: Path, cloud: DevCloud, say: Callable[[str], Non
             f"faults: {sum(counts.values())}",
             *(f"  {kind:22} {counts[kind]}" + _why_none(impossible.get(kind)) for kind in KINDS),
             f"callers: {heard.answers_lost} answers lost, {heard.refused} refused for a while, {heard.cancels} cancels,"
-            f" {heard.repeats} repeated with the same key",
+            f" {heard.withdrawals} withdrawals, {heard.repeats} repeated with the same key",
             f"tickets: {len(tickets)}, {len(heard.promised)} of them promised to a caller; "
             + ", ".join(f"{count} {state}" for state, count in sorted(outcomes(tickets).items())),
             f"bursts: {len(bursts.begun)}; a SIGKILL of the intake fell into {len(hit)}",
             *(f"  {each}" for each in hit),
             group_words(tickets),
+            _withdrawn_words(tickets, heard),
             f"whose file is not what was registered: {sum(ticket.image_id == broken.id for ticket in tickets)}",
             f"processes that ended by themselves and were started again: {service.ended_by_themselves}",
             f"settled {settled:.1f} s after the last fault",
@@ -137,7 +143,8 @@ def chaos(plan: Plan, directory: Path, cloud: DevCloud, say: Callable[[str], Non
         failures += [f"{name} runs, and takes no tickets any more" for name in deaf]
         if not hit and plan.minutes >= _BURST_STRUCK_MINUTES:
             failures.append("no SIGKILL of an intake fell into a burst")
-        failures += unexpected(tickets, heard.to_be_cancelled, broken.id)
+        failures += unexpected(tickets, heard.to_be_cancelled, broken.id, heard.to_be_withdrawn)
+        failures += lineages(tickets, afterwards.published_at(service, tickets))
         failures += [f"sweep: {finding}" for finding in (*swept, *blind)]
         lines += [f"failed: {words}" for words in failures]
         (directory / "outcome.txt").write_text("\n".join(lines) + "\n")
@@ -154,6 +161,15 @@ def _impossible(service: Service) -> dict[str, str]:
     if not service.database.disk.own:
         found["disk_full"] = f"no file system can be mounted here: {service.database.disk.why_not}"
     return found
+
+
+def _withdrawn_words(tickets: Sequence[Ticket], heard: Heard) -> str:
+    withdrawn = [ticket for ticket in tickets if ticket.state is State.WITHDRAWN]
+    asked = sum(ticket.id in heard.to_be_withdrawn for ticket in withdrawn)
+    expired = sum(ticket.expires is not None for ticket in withdrawn)
+    names = {ticket.lineage for ticket in tickets if ticket.lineage}
+    replaced = sum(ticket.lineage is not None for ticket in withdrawn)
+    return f"withdrawn: {asked} by callers, {expired} expired, {replaced} replaced in {len(names)} lineages"
 
 
 def _why_none(why: str | None) -> str:
@@ -176,16 +192,12 @@ def _register(service: Service, rng: random.Random, directory: Path) -> list[Ima
     return images
 
 
-def _body(service: Service, order: Order) -> dict[str, Any]:
-    uri = image_uri("root", 4, order.image_id)
-    return publish_body(service.cloud, uri, displayName=order.name, account__glanceUrl=service.proxy.url)
-
-
-def _callers(service: Service, wanted: Sequence[Order], heard: Heard, *, give_up: float) -> list[Caller]:
+def _callers(
+    service: Service, requests: Requests, wanted: Sequence[Order], heard: Heard, *, give_up: float
+) -> list[Caller]:
     began = time.monotonic()
-    body = partial(_body, service)
     callers = [
-        Caller(wanted[number::CALLERS], itertools.cycle(service.doors), body, heard, began=began, give_up=give_up)
+        Caller(wanted[number::CALLERS], itertools.cycle(service.doors), requests, heard, began=began, give_up=give_up)
         for number in range(CALLERS)
     ]
     for caller in callers:

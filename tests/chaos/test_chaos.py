@@ -6,6 +6,7 @@ import hashlib
 import random
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ import pytest
 from publisher.core.ticket import Phase, Progress, State, Ticket
 from publisher.devcloud.cloud import DevCloud
 from tests.chaos.bursts import CALLERS_LEAST, Burst, Kill, Struck, Wave, group_words, struck, waves
-from tests.chaos.callers import Order
+from tests.chaos.callers import Order, orders
 from tests.chaos.faults import Done
 from tests.chaos.run import Plan, chaos
 from tests.chaos.schedule import KINDS, Fault, schedule
-from tests.chaos.verdict import Registered, judge, told_otherwise, unexpected
+from tests.chaos.verdict import Registered, judge, lineages, told_otherwise, unexpected
 from tests.chaos.watch import recoveries
 from tests.clouds import Glance
 
@@ -79,6 +80,8 @@ def test_verdict_accepts_a_kept_promise() -> None:
         ("doubled", {}, [IMAGE, IMAGE | {"id": "c-2"}], CONTENT),
         ("leaked", {}, [IMAGE, IMAGE | {"id": "c-2", "publisher_ticket": "u-9"}], CONTENT),
         ("leaked", {"state": State.CANCELLED}, [IMAGE], CONTENT),
+        ("leaked", {"state": State.WITHDRAWN}, [IMAGE], CONTENT),
+        ("stuck", {"state": State.WITHDRAWING}, [IMAGE], CONTENT),
         ("leaked", {"state": State.FAILED}, [IMAGE | {"status": "queued"}], CONTENT),
         ("stuck", {"state": State.CANCELLING}, [], CONTENT),
         ("stuck", {"state": State.QUEUED}, [], CONTENT),
@@ -111,6 +114,61 @@ def test_unexplained_outcomes_are_reported(changes: dict[str, Any], cancel: bool
     assert (unexpected([ticket], {1} if cancel else set(), 8) == []) is right
 
 
+@pytest.mark.parametrize(
+    ("changes", "asked", "right"),
+    [
+        ({"state": State.WITHDRAWN}, True, True),
+        ({"state": State.CANCELLED}, True, True),
+        ({}, True, False),
+        ({"state": State.FAILED, "error": "no"}, True, False),
+        ({"state": State.WITHDRAWN}, False, False),
+        ({"state": State.WITHDRAWN, "expires": 60.0, "withdrawal": 60.5}, False, True),
+        ({"state": State.WITHDRAWN, "expires": 60.0, "withdrawal": 59.5}, False, False),
+        ({"expires": 60.0}, False, False),
+        ({"lineage": "web", "keep": 2, "state": State.WITHDRAWN, "withdrawal": 9.0}, False, True),
+        ({"lineage": "web", "keep": 2, "state": State.FAILED, "error": "no"}, False, False),
+    ],
+)
+def test_withdrawals_that_nobody_asked_for_are_reported(changes: dict[str, Any], asked: bool, right: bool) -> None:
+    ticket = replace(TICKET, **changes)
+    assert (unexpected([ticket], set(), 8, {1} if asked else set()) == []) is right
+
+
+def _of_a_lineage(id: int, state: State, withdrawal: float | None = None) -> Ticket:
+    return replace(TICKET, id=id, uid=f"u-{id}", lineage="web", keep=2, state=state, withdrawal=withdrawal)
+
+
+def test_lineage_ends_with_its_newest_images() -> None:
+    oldest, *newer = _of_a_lineage(1, State.WITHDRAWN, 30.0), *(_of_a_lineage(id, State.PUBLISHED) for id in (2, 3))
+    published = {1: 10.0, 2: 30.0, 3: 20.0}
+    cancelled = _of_a_lineage(4, State.CANCELLED)
+    assert lineages([oldest, *newer, cancelled, TICKET], published | {TICKET.id: 5.0}) == []
+    kept = replace(oldest, state=State.PUBLISHED, withdrawal=None)
+    assert lineages([kept, *newer], published) == ["lineage web has the images of tickets [1, 2, 3], and not [2, 3]"]
+    assert lineages([oldest, newer[0], replace(newer[1], state=State.WITHDRAWN)], published) == [
+        "lineage web has the images of tickets [2], and not [2, 3]"
+    ]
+
+
+def test_image_that_is_withdrawn_before_newer_ones_are_published_is_reported() -> None:
+    tickets = [_of_a_lineage(1, State.WITHDRAWN, 25.0), *(_of_a_lineage(id, State.PUBLISHED) for id in (2, 3))]
+    assert lineages(tickets, {1: 10.0, 2: 20.0, 3: 30.0}) == ["ticket 1 was withdrawn when web had 1 newer images"]
+
+
+def test_same_seed_gives_the_same_callers() -> None:
+    def of(seed: int) -> list[Order]:
+        began = datetime(2026, 1, 1, tzinfo=UTC)
+        rng = random.Random(seed)  # noqa: S311
+        return orders(rng, seconds=600, count=200, image_ids=[1, 2, 3], broken_id=4, prefix="chaos", began=began)
+
+    assert of(1) == of(1)
+    assert of(1) != of(2)
+    assert sum(order.withdrawal is not None for order in of(1)) > 20
+    assert sum(order.expires is not None for order in of(1)) > 10
+    assert {order.elements["keep"] for order in of(1) if order.lineage} == {2}
+    assert {order.image_id for order in of(1) if order.withdrawal or order.lineage or order.expires} == {1, 2, 3}
+
+
 def test_second_ticket_for_one_order_is_reported() -> None:
     (words,) = unexpected([TICKET, replace(TICKET, id=2, uid="u-2")], set(), 8)
     assert words == "2 tickets for the one order chaos-1"
@@ -119,18 +177,22 @@ def test_second_ticket_for_one_order_is_reported() -> None:
 @pytest.mark.parametrize(
     ("state", "told", "right"),
     [
-        (State.PUBLISHED, (True, False, False), True),
-        (State.FAILED, (False, True, False), True),
-        (State.CANCELLED, (False, False, True), True),
-        (State.PUBLISHED, (False, False, False), False),
-        (State.FAILED, (True, False, False), False),
-        (State.CANCELLED, (False, True, True), False),
+        (State.PUBLISHED, (True, False, False, True), True),
+        (State.FAILED, (False, True, False, False), True),
+        (State.CANCELLED, (False, False, True, False), True),
+        (State.WITHDRAWN, (True, False, False, False), True),
+        (State.PUBLISHED, (False, False, False, False), False),
+        (State.PUBLISHED, (True, False, False, False), False),
+        (State.FAILED, (True, False, False, False), False),
+        (State.CANCELLED, (False, True, True, False), False),
+        (State.WITHDRAWN, (True, False, False, True), False),
+        (State.WITHDRAWN, (False, False, True, False), False),
     ],
 )
 def test_status_for_callers_must_agree_with_the_ticket(
-    state: State, told: tuple[bool, bool, bool], right: bool
+    state: State, told: tuple[bool, bool, bool, bool], right: bool
 ) -> None:
-    status = dict(zip(("complete", "error", "cancelled"), told, strict=True))
+    status = dict(zip(("complete", "error", "cancelled", "published"), told, strict=True))
     assert (told_otherwise(replace(TICKET, state=state), status) is None) is right
 
 
@@ -142,6 +204,8 @@ def test_recovery_lasts_until_an_affected_ticket_moves() -> None:
     ]
     moves = [(11.0, 1), (12.5, 3), (14.0, 1), (18.0, 2)]
     assert recoveries(done, moves) == [(5.0, "worker_killed"), (2.0, "glance_killed")]
+    # Ticket 1 was published during the first fault, and withdrawn later.
+    assert recoveries(done, moves, [(11.0, 1), (14.0, 1)]) == [(6.0, "glance_killed"), (5.0, "worker_killed")]
 
 
 def test_every_caller_of_a_burst_has_its_own_key() -> None:

@@ -106,31 +106,75 @@ def _wrong(ticket: Ticket, image: Mapping[str, Any], right: Registered, content:
     return None
 
 
-def unexpected(tickets: Iterable[Ticket], to_be_cancelled: Collection[int], broken_id: int) -> list[str]:
+def unexpected(
+    tickets: Iterable[Ticket],
+    to_be_cancelled: Collection[int],
+    broken_id: int,
+    to_be_withdrawn: Collection[int] = (),
+) -> list[str]:
     """Return the outcomes that nothing explains. Tickets of the image `broken_id`, whose file has changed, must fail,
-    and no others."""
+    and no others. Only images that a caller withdraws, that expire or that belong to a lineage may be withdrawn."""
+
+    def may_be(ticket: Ticket) -> set[State]:
+        if ticket.id in to_be_withdrawn:
+            return {State.WITHDRAWN, State.CANCELLED}  # cancelled if it was not published yet
+        if ticket.expires is not None:
+            return {State.WITHDRAWN}
+        ends = {State.FAILED if ticket.image_id == broken_id else State.PUBLISHED}
+        if ticket.id in to_be_cancelled:
+            ends.add(State.CANCELLED)
+        if ticket.lineage is not None:
+            ends.add(State.WITHDRAWN)  # see `lineages`
+        return ends
+
     found = []
     names: Counter[str] = Counter()
     for ticket in tickets:
         names[ticket.name] += 1
-        may_be = {State.FAILED if ticket.image_id == broken_id else State.PUBLISHED}
-        if ticket.id in to_be_cancelled:
-            may_be.add(State.CANCELLED)
-        if ticket.final and ticket.state not in may_be:
-            found.append(f"ticket {ticket.id} ({ticket.name}) is {ticket.state}: {ticket.error or 'without an error'}")
+        if ticket.final and ticket.state not in may_be(ticket):
+            why = ticket.error or "without an error"
+            found.append(f"ticket {ticket.id} ({ticket.name}) is {ticket.state}: {why}")
+        elif ticket.expires and ticket.withdrawal and ticket.withdrawal < ticket.expires:
+            found.append(f"ticket {ticket.id} ({ticket.name}) was withdrawn before it expired")
     return found + [f"{count} tickets for the one order {name}" for name, count in names.items() if count > 1]
+
+
+def lineages(tickets: Iterable[Ticket], published: Mapping[int, float]) -> list[str]:
+    """Return how lineages whose older images are withdrawn differ from what was promised.
+
+    Each ends with the newest `keep` images, and none was withdrawn before so many newer ones were published.
+    `published` says when each ticket was. All tickets of a lineage have the same `keep`.
+    """
+    by_lineage: dict[str, list[Ticket]] = defaultdict(list)
+    for ticket in tickets:
+        if ticket.lineage and ticket.keep and ticket.id in published:
+            by_lineage[ticket.lineage].append(ticket)
+    found = []
+    for name, own in by_lineage.items():
+        keep = own[0].keep or 0
+        newest = {ticket.id for ticket in sorted(own, key=lambda each: each.id)[-keep:]}
+        there = {ticket.id for ticket in own if ticket.state is State.PUBLISHED}
+        if there != newest:
+            found.append(f"lineage {name} has the images of tickets {sorted(there)}, and not {sorted(newest)}")
+        for ticket in own:
+            at = ticket.withdrawal
+            newer = [each for each in own if each.id > ticket.id and at is not None and published[each.id] <= at]
+            if at is not None and len(newer) < keep:
+                found.append(f"ticket {ticket.id} was withdrawn when {name} had {len(newer)} newer images")
+    return found
 
 
 def told_otherwise(ticket: Ticket, status: Mapping[str, Any]) -> str | None:
     """Return how the status that callers get differs from the ticket's final state, or None."""
     ends = {
-        State.PUBLISHED: (True, False, False),
-        State.FAILED: (False, True, False),
-        State.CANCELLED: (False, False, True),
+        State.PUBLISHED: (True, False, False, True),
+        State.FAILED: (False, True, False, False),
+        State.CANCELLED: (False, False, True, False),
+        State.WITHDRAWN: (True, False, False, False),
     }
-    found = tuple(status[name] for name in ("complete", "error", "cancelled"))
+    found = tuple(status[name] for name in ("complete", "error", "cancelled", "published"))
     if ticket.final and found != ends[ticket.state]:
-        return f"callers are told (complete, error, cancelled) = {found}"
+        return f"callers are told (complete, error, cancelled, published) = {found}"
     return None
 
 

@@ -23,6 +23,8 @@ class Watch:
     def __init__(self, store: Store) -> None:
         self.moves: list[tuple[float, int]] = []
         """Time by the monotonic clock, and the number of the ticket."""
+        self.ends: list[tuple[float, int]] = []
+        """The moves that were the end of a ticket. One that is withdrawn ends twice."""
         self._store = store
         self._last: dict[int, tuple[State, int]] = {}
         self._stop = threading.Event()
@@ -47,22 +49,28 @@ class Watch:
             now = time.monotonic()
             for ticket in tickets:
                 before = self._last.get(ticket.id, (State.QUEUED, 0))
-                if ticket.progress.sent > before[1] or (ticket.final and ticket.state is not before[0]):
+                ends = ticket.final and ticket.state is not before[0]
+                if ends:
+                    self.ends.append((now, ticket.id))
+                if ends or ticket.progress.sent > before[1]:
                     self.moves.append((now, ticket.id))
                 self._last[ticket.id] = ticket.state, ticket.progress.sent
 
 
-def recoveries(faults: Iterable[Done], moves: Iterable[tuple[float, int]]) -> list[tuple[float, str]]:
+def recoveries(
+    faults: Iterable[Done], moves: Iterable[tuple[float, int]], ends: Iterable[tuple[float, int]] = ()
+) -> list[tuple[float, str]]:
     """Return the recovery time and the kind of each fault that affected tickets, the longest first.
 
     The time, in seconds, lasts from the end of the fault, when its victim runs again, until an affected ticket moves.
     A worker's fault affects the tickets that the worker held; any other fault affects all tickets that had not ended. A
     ticket that ended before the fault did needed no recovery. Faults overlap: the time includes other faults.
     """
-    moves = list(moves)
+    moves, ends = list(moves), list(ends)
     found = []
     for done in faults:
-        after = [at for at, ticket in moves if at > done.ended and ticket in done.affected]
+        affected = done.affected - {ticket for at, ticket in ends if done.began <= at <= done.ended}
+        after = [at for at, ticket in moves if at > done.ended and ticket in affected]
         if after:
             found.append((min(after) - done.ended, done.fault.kind))
     return sorted(found, reverse=True)
