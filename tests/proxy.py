@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import threading
 import time
@@ -65,6 +66,14 @@ class Proxy:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
+    @property
+    def idle(self) -> bool:
+        """Whether all that was sent through it is answered or cut."""
+        return not self._connections
+
+    def passing(self, data: bytes) -> None:
+        """Called before these bytes go on towards the target. For subclasses."""
+
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
@@ -88,6 +97,7 @@ class Proxy:
         back.start()
         with contextlib.suppress(OSError):
             self._moving.wait()
+            self.passing(begun)
             onward.sendall(begun)
         self._copy(inward, onward, True)
         back.join()
@@ -100,6 +110,8 @@ class Proxy:
         with contextlib.suppress(OSError):
             while data := source.recv(_BUFFER_BYTES):
                 self._moving.wait()
+                if counted:
+                    self.passing(data)
                 sink.sendall(data)
                 if counted:
                     self.onward += len(data)
@@ -107,3 +119,40 @@ class Proxy:
                         time.sleep(len(data) / self.bytes_per_second)
         with contextlib.suppress(OSError):
             sink.shutdown(socket.SHUT_WR)
+
+
+class HoldingProxy(Proxy):
+    """A proxy that holds one HTTP request before it reaches its target."""
+
+    def __init__(self, target_url: str) -> None:
+        super().__init__(target_url)
+        self.held: bytes | None = None
+        """The line of the request that was held; None before it has come."""
+        self._pattern: re.Pattern[bytes] | None = None
+        self._skipped = 0
+        self._released = threading.Event()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+        super().__exit__(kind, error, trace)
+
+    def hold(self, pattern: str, *, skip: int = 0) -> None:
+        """Hold the next request whose beginning matches, after `skip` others that match, until `release`."""
+        self._skipped = skip
+        self._pattern = re.compile(pattern.encode())
+
+    def release(self) -> None:
+        """Let the request go on, although whoever sent it may be gone."""
+        self._released.set()
+
+    def passing(self, data: bytes) -> None:
+        with self._lock:
+            if not (self._pattern and self._pattern.match(data)):
+                return
+            if self._skipped:
+                self._skipped -= 1
+                return
+            self._pattern, self.held = None, data.split(b"\r\n", 1)[0]
+        self._released.wait()
