@@ -20,6 +20,7 @@ from publisher.core.ticket import Account, Target
 from publisher.devcloud.cloud import DevCloud
 from publisher.files.hashing import digest
 from publisher.outbound.policy import EVERYWHERE
+from publisher.platforms.openstack import OPENSTACK
 from tests.cloud_administration import PASSWORD, Administrator
 from tests.clouds import Glance, publish_body
 from tests.contract.test_cloud_plugins import MemoryJournal
@@ -185,6 +186,18 @@ def test_project_that_does_not_exist_is_refused_before_anything_is_created(
 def test_image_can_be_for_the_community(devcloud: DevCloud, image: tuple[Image, Path], ticket: TicketRef) -> None:
     published = publish(connect(devcloud, visibility="community"), image, ticket)
     assert seen(devcloud, published.cloud_id)["visibility"] == "community"
+
+
+def test_names_that_glance_has_for_itself_are_no_properties(devcloud: DevCloud) -> None:
+    """Glance's schema has its own names and those of the properties that it describes for users."""
+    schema = Glance(devcloud).rest("GET", "/v2/schemas/image")["properties"]
+    own = {name for name, about in schema.items() if about.get("is_base", True)}
+    assert {"id", "owner", "os_hidden", "os_hash_value", "self", "stores", "visibility"} <= own
+    for name in own:
+        with pytest.raises(InvalidRequest, match=rf"properties\[0\].name: '{name}' is reserved"):
+            OPENSTACK.check_target({}, {"properties": [{"name": name, "value": "x"}]})
+    for name in set(schema) - own - {"instance_uuid"}:
+        OPENSTACK.check_target({}, {"properties": [{"name": name, "value": "x"}]})
 
 
 # Stores and imports ---------------------------------------------------------------------------------------------------
