@@ -50,6 +50,8 @@ _GLANCE_OWN = frozenset(
 """Names that Glance's records have themselves, or reserve."""
 _OF_SNAPSHOTS = frozenset({"base_image_ref", "instance_uuid", "image_type"})
 """What Nova adds to its snapshots. The publisher takes an image that has it for somebody's copy."""
+_OF_CLIENTS = frozenset({"backend"})
+"""What python-glanceclient, which creates the records, takes for an argument of its own, beside some of the above."""
 _OS_OPEN = frozenset(
     {"os_admin_user", "os_command_line", "os_distro", "os_require_quiesce", "os_secure_boot", "os_shutdown_timeout",
      "os_skip_agent_inject_files_at_boot", "os_skip_agent_inject_ssh", "os_type", "os_version"}
@@ -240,7 +242,7 @@ def _is_reserved(name: str) -> bool:
     name = name.casefold()
     if name.startswith("os_"):
         return name not in _OS_OPEN
-    return name in _GLANCE_OWN or name in _OF_SNAPSHOTS or name.startswith("publisher_")
+    return name in (_GLANCE_OWN | _OF_SNAPSHOTS | _OF_CLIENTS) or name.startswith("publisher_")
 
 
 def _check_one_of(names: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import uuid
@@ -20,9 +21,11 @@ from publisher.core.ticket import Account, Target
 from publisher.devcloud.cloud import DevCloud
 from publisher.files.hashing import digest
 from publisher.outbound.policy import EVERYWHERE
+from publisher.platforms.openstack import OPENSTACK
 from tests.cloud_administration import PASSWORD, Administrator
 from tests.clouds import Glance, publish_body
 from tests.contract.harness import MemoryJournal
+from tests.integration.test_image_attributes import openstack
 from tests.servers.answering import serving
 from workers.clouds.base import CloudImage, Tags, TicketRef, Timeouts
 from workers.clouds.openstack.images import GlanceImages
@@ -98,8 +101,8 @@ def publish(cloud: OpenStackPublisher, image: tuple[Image, Path], ticket: Ticket
         return cloud.finish(cloud.upload(record, replace(ticket, found=found), transfer), record)
 
 
-def seen(devcloud: DevCloud, cloud_id: str, more: str = "") -> Any:
-    return Glance(devcloud, "admin").rest("GET", f"/v2/images/{cloud_id}{more}")
+def seen(devcloud: DevCloud, cloud_id: str) -> Any:
+    return Glance(devcloud, "admin").rest("GET", f"/v2/images/{cloud_id}")
 
 
 # Members --------------------------------------------------------------------------------------------------------------
@@ -116,8 +119,8 @@ def test_image_is_shared_with_projects_by_name_and_by_id(
     found = again.find(ticket)
     assert found is not None
     assert again.finish(found, image[0]).cloud_id == published.cloud_id
-    members = seen(devcloud, published.cloud_id, "/members")["members"]
-    assert {each["member_id"]: each["status"] for each in members} == {
+    members = json.loads(openstack(devcloud, *("member", "list", published.cloud_id, "-f", "json"), user="admin"))
+    assert {each["Member ID"]: each["Status"] for each in members} == {
         second["id"]: "pending",
         foreign["id"]: "pending",
     }
@@ -187,6 +190,18 @@ def test_image_can_be_for_the_community(devcloud: DevCloud, image: tuple[Image, 
     assert seen(devcloud, published.cloud_id)["visibility"] == "community"
 
 
+def test_names_that_glance_has_for_itself_are_no_properties(devcloud: DevCloud) -> None:
+    """Glance's schema has its own names and those of the properties that it describes for users."""
+    schema = Glance(devcloud).rest("GET", "/v2/schemas/image")["properties"]
+    own = {name for name, about in schema.items() if about.get("is_base", True)}
+    assert {"id", "owner", "os_hidden", "os_hash_value", "self", "stores", "visibility"} <= own
+    for name in own:
+        with pytest.raises(InvalidRequest, match=rf"properties\[0\].name: '{name}' is reserved"):
+            OPENSTACK.check_target({}, {"properties": [{"name": name, "value": "x"}]})
+    for name in set(schema) - own - {"instance_uuid"}:
+        OPENSTACK.check_target({}, {"properties": [{"name": name, "value": "x"}]})
+
+
 # Stores and imports ---------------------------------------------------------------------------------------------------
 
 
@@ -250,7 +265,7 @@ def link(image: tuple[Image, Path]) -> Iterator[str]:
     """An address that serves the image's file, as the intake does with a key."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
-        found = handler.path == "/image?downloadId=key"
+        found = handler.path == "/image?downloadId=the-key"
         body = image[1].read_bytes() if found else b""
         handler.send_response(200 if found else 404)
         handler.send_header("Content-Length", str(len(body)))
@@ -258,7 +273,7 @@ def link(image: tuple[Image, Path]) -> Iterator[str]:
         handler.wfile.write(body)
 
     with serving(answer, host="127.0.0.1") as url:
-        yield f"{url}/image?downloadId=key"
+        yield f"{url}/image?downloadId=the-key"
 
 
 def test_cloud_downloads_the_image_itself(
@@ -273,13 +288,27 @@ def test_cloud_downloads_the_image_itself(
     assert found.complete
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("=the-key", "=a-used-one"), "could not import the image"),
+        (("127.0.0.1", "localhost"), "400: .*(filter|not allowed|URI)"),
+    ],
+    ids=["link that is used up", "host that the cloud does not allow"],
+)
 def test_download_that_fails_leaves_nothing_and_does_not_show_the_key(
-    devcloud: DevCloud, image: tuple[Image, Path], ticket: TicketRef, link: str
+    devcloud: DevCloud,
+    image: tuple[Image, Path],
+    ticket: TicketRef,
+    link: str,
+    change: tuple[str, str],
+    words: str,
 ) -> None:
+    wrong = link.replace(*change)
     cloud = connect(devcloud, importMethod="web-download")
-    with pytest.raises(CloudError, match="could not import the image") as failed:
-        publish(cloud, image, replace(ticket, link=link.replace("=key", "=used-up")))
-    assert "used-up" not in str(failed.value)
+    with pytest.raises(CloudError, match=words) as failed:
+        publish(cloud, image, replace(ticket, link=wrong))
+    assert wrong.partition("=")[2] not in str(failed.value)
     (left,) = ticket.journal.entries()
     cloud.delete(left.cloud_id, ticket.tags)
     ticket.journal.gone(left.cloud_id)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from publisher.core.image import Image
 from publisher.devcloud.cloud import DevCloud
 from tests import disks
+from tests.cloud_administration import Administrator
 from tests.clouds import Glance, publish_body
 from tests.servers.redis import RedisServer
+from tests.servers.tinyproxy import tinyproxy
 from tests.stack import Stack
 
 pytestmark = pytest.mark.real
@@ -47,7 +52,8 @@ def assert_failed(stack: Stack, glance: Glance, body: dict[str, Any], *words: st
     for word in words:
         assert word in status["errorMessage"], status["errorMessage"]
     assert "Traceback" not in str(status)
-    assert body["credAccount"]["password"] not in str(status)
+    for name in ("password", "applicationCredentialSecret"):
+        assert body["credAccount"].get(name, "no secret") not in str(status)
     assert glance.images(ticket) == []
 
 
@@ -58,6 +64,8 @@ def assert_failed(stack: Stack, glance: Glance, body: dict[str, Any], *words: st
         ({"account__login": "nobody"}, ["rejected the login 'nobody'"]),
         ({"keystoneDomain": "nowhere"}, ["keystoneDomain ('nowhere')"]),
         ({"keystoneProject": "nix"}, ["no project 'nix'", "may use: images"]),
+        ({"sharedWith": {"project": ["nix"]}}, ["sharedWith: the login has no project 'nix'", "give the id instead"]),
+        ({"store": "nix"}, ["store: this cloud does not offer 'nix'; give one of: fs"]),
         ({"publicImage": True}, ["policy forbids", "publicImage"]),
         ({"publishLocation": "Elsewhere", "account__glanceUrl": None}, ["region 'Elsewhere'", "glanceUrl"]),
         ({"account__glanceUrl": "http://127.0.0.1:9"}, ["Glance at http://127.0.0.1:9", "refused"]),
@@ -69,6 +77,47 @@ def test_an_error_of_the_cloud_names_the_element_or_address(
     failing: Stack, small: Image, devcloud: DevCloud, glance: Glance, changes: dict[str, Any], words: list[str]
 ) -> None:
     assert_failed(failing, glance, publish_body(devcloud, uri(small), **changes), *words)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"roles": [{"name": "reader"}]}, ["403", "no role that allows this"]),
+        ({}, ["it may have expired", "create another"]),
+    ],
+    ids=["without the role", "expired"],
+)
+def test_an_application_credential_that_cannot_publish_fails_the_ticket(
+    failing: Stack, small: Image, devcloud: DevCloud, given: dict[str, Any], words: list[str]
+) -> None:
+    with Administrator.of(devcloud) as administrator:
+        project = administrator.project("default")
+        joe = administrator.user("default", project)
+        ends = datetime.now(UTC) + timedelta(seconds=2)
+        given = given or {"expires_at": ends.strftime("%Y-%m-%dT%H:%M:%S.%f")}
+        made = administrator.application_credential(joe, project, **given)
+        while "expires_at" in given and datetime.now(UTC) <= ends:
+            time.sleep(0.1)
+        without: dict[str, Any] = dict.fromkeys(("account__login", "account__password", "keystoneProject"))
+        secret = {"account__applicationCredentialSecret": made["secret"]}
+        body = publish_body(
+            devcloud, uri(small), keystoneDomain=None, account__applicationCredentialId=made["id"], **without, **secret
+        )
+        admin = Glance(devcloud, "admin")
+        assert_failed(failing, admin, body, *words)
+        assert admin.rest("GET", f"/v2/images?owner={project['id']}")["images"] == []
+
+
+def test_a_proxy_that_refuses_glance_fails_the_ticket(
+    failing: Stack, small: Image, devcloud: DevCloud, glance: Glance
+) -> None:
+    keystone, image_service = (urlsplit(each) for each in (devcloud.keystone_url, devcloud.glance_url))
+    assert keystone.port
+    with tinyproxy(ports=[keystone.port]) as proxy:
+        body = publish_body(devcloud, uri(small), account__proxyUrl=proxy.url)
+        refused = f"the proxy {proxy.where} does not allow connections to {image_service.netloc} (403)"
+        assert_failed(failing, glance, body, refused)
+        assert keystone.netloc in proxy.asked_for
 
 
 @pytest.mark.parametrize("what", ["vanished", "shorter", "longer", "a link"])

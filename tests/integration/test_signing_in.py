@@ -252,6 +252,7 @@ def test_trust_signs_in_to_the_project_of_the_trust(devcloud: DevCloud, administ
 # Addresses ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.own_cloud
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_keystone_and_glance_may_be_under_paths_of_one_address(
     devcloud: DevCloud, administrator: Administrator, tmp_path: Path, host: str

@@ -84,6 +84,17 @@ def test_a_retry_keeps_the_attributes_and_the_name(fresh: Service) -> None:
     [
         ({"regions": {"region": ["west"]}}, "regions: 'openstack' takes no 'regions'"),
         ({"properties": {"property": [{"name": "owner", "value": "x"}]}}, "properties[0].name: 'owner' is"),
+        ({"properties": {"property": [{"name": "publisher_x", "value": "x"}]}}, "properties[0].name: 'publisher_x' is"),
+        ({"properties": {"property": [{"name": "os_hidden", "value": "x"}]}}, "properties[0].name: 'os_hidden' is"),
+        ({"properties": {"property": [{"name": "backend", "value": "x"}]}}, "properties[0].name: 'backend' is"),
+        (
+            {"properties": {"property": [{"name": f"p{number}", "value": "x"} for number in range(300)]}},
+            "properties: has 300 items; Glance takes at most 120",
+        ),
+        (
+            {"properties": {"property": [{"name": "a", "value": "x" * 4097}]}},
+            "properties[0].value: 4097 characters are",
+        ),
         ({"properties": {"property": [{"name": "a"}]}}, "properties[0].value: is needed"),
         ({"properties": {"property": ["a"]}}, "properties[0]: an object is expected, not a string"),
         ({"properties": {"a": "b", "property": {"c": "d"}}}, "properties.property: an array is expected"),

@@ -59,7 +59,8 @@ def test_empty_lists_are_no_attributes() -> None:
 @pytest.mark.parametrize(
     "name",
     ["os_hidden", "os_glance_import_task", "os_anything", "OS_HIDDEN", "owner", "Owner", "publisher_ticket", "id",
-     "status", "checksum", "visibility", "min_disk", "tags", "locations", "deleted", "image_type", "base_image_ref"],
+     "status", "checksum", "visibility", "min_disk", "tags", "locations", "deleted", "image_type", "base_image_ref",
+     "self", "backend", "file", "schema", "direct_url", "stores", "PUBLISHER_x", "os_glance_x"],
 )  # fmt: skip
 def test_reserved_properties_are_refused(name: str) -> None:
     refused = fault(properties("mine", name))
