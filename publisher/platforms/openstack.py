@@ -18,6 +18,7 @@ from publisher.platforms.platform import (
     Platform,
     SealedNames,
     booleans,
+    json_only,
     secrets,
     strings,
     uris,
@@ -60,18 +61,19 @@ _ACCOUNT = (
     *uris("glanceUrl", "keystoneUrl"),
     *LOGIN,
     *CA_BUNDLE,
-    *strings("userDomain", "interface", *_APPLICATION_CREDENTIAL),
+    *json_only(strings("userDomain", "interface", *_APPLICATION_CREDENTIAL)),
     *secrets(APPLICATION_CREDENTIAL, TOKEN),
-    *strings("trustId"),
+    *json_only(strings("trustId")),
     *PROXY_URL,
 )
 """All after the password are ours. Answers have those that are no secrets in JSON only, and the CA bundle never."""
-_ARRIVAL = strings("store", "importMethod")
+_ARRIVAL = json_only(strings("store", "importMethod"))
 """How the image's bytes arrive in Glance. Ours, in JSON answers only."""
 _TARGET = (
     *strings("keystoneDomain", "keystoneProject", "displayName"),
     *booleans("publicImage"),
-    *strings("tenantName", "ifNameTaken"),
+    *strings("tenantName"),
+    *json_only(strings("ifNameTaken")),
     *_ARRIVAL,
 )
 """All after the tenant's name are ours: answers have them in JSON only."""
@@ -298,7 +300,8 @@ CLOUDWATT = OpenStack(
     (
         *strings("displayName", "keystoneDomain", "keystoneProject"),
         *booleans("publicImage"),
-        *strings("tenantName", "ifNameTaken"),
+        *strings("tenantName"),
+        *json_only(strings("ifNameTaken")),
         *_ARRIVAL,
     ),
     hints=_HINTS,
