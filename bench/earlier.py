@@ -10,6 +10,8 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 BEFORE = "457cded4a88e0ac0400631893262dd897ef59c64"
 """The last state before the intake's framework, its server and its transactions were replaced."""
+BEFORE_RANGES = "7b3a1061599bfea86a4d3f46b7d333c006420499"
+"""The last state that sent an image only whole: before transfers by ranges, image attributes and preflights."""
 
 
 @dataclass(frozen=True)

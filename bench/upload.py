@@ -6,8 +6,8 @@ verification. The others only upload into an image record that exists already, e
 which creates its own.
 
 Then it measures small tickets of an account that was used before: the time from the POST to the first byte at Glance,
-and the CPU that the worker needs apart from the bytes. With `--before COMMIT`, the workers of an earlier commit get
-every other ticket.
+and the CPU that the worker needs apart from the bytes. Workers of an earlier commit (`--before`) get every other ticket
+of both sizes, so that a change is a ratio from one run. Last comes what a preflight adds to an attempt.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from bench import preflight
+from bench.earlier import BEFORE_RANGES
 from publisher.core.settings import Settings
 from publisher.devcloud.cloud import DevCloud
 from publisher.store import Store
@@ -61,6 +64,10 @@ receiver, buffer = socket.create_connection(("127.0.0.1", int(sys.argv[1]))), by
 while receiver.recv_into(buffer):
     pass
 """
+
+
+_OURS = {"now": "ours", "before": "ours, before"}
+"""What the table calls our service, by its state."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +165,9 @@ def _watch_peak(pid: int, ended: threading.Event, peaks: list[int]) -> None:
             peaks[0] = max(peaks[0], peak_memory(pid))
 
 
-def contenders(cloud: Cloud, stack: Stack, file: Path, size: int) -> dict[str, Callable[[], Run]]:
+def contenders(cloud: Cloud, stacks: dict[str, Stack], file: Path, size: int) -> dict[str, Callable[[], Run]]:
+    """Return the ways to send the file. Those of our service are `ours`, and `ours, before` if there is one."""
+
     def into_record(argv: Callable[[str], list[str]], env: dict[str, str]) -> Run:
         image_id = cloud.make_record()
         run = command(argv(image_id), env)
@@ -187,10 +196,8 @@ def contenders(cloud: Cloud, stack: Stack, file: Path, size: int) -> dict[str, C
         cloud.check_and_delete((set(cloud.ids()) - before).pop(), size)
         return run
 
-    def ours() -> Run:
-        return publish(cloud, stack, size)
-
-    return {"curl -T": curl, "ours": ours, "glanceclient": glanceclient, "openstack image create": openstack}
+    ours = {_OURS[name]: partial(publish, cloud, stack, size) for name, stack in stacks.items()}
+    return {"curl -T": curl, **ours, "glanceclient": glanceclient, "openstack image create": openstack}
 
 
 def request(cloud: Cloud, image_uri: str, glance_url: str | None = None) -> dict[str, Any]:
@@ -366,7 +373,12 @@ def main() -> None:
         default=20,
         help="small tickets, for the time to the first byte and the CPU (default: %(default)s)",
     )
-    parser.add_argument("--before", metavar="COMMIT", help="also measure the workers of this commit")
+    parser.add_argument(
+        "--before",
+        metavar="COMMIT",
+        default=BEFORE_RANGES,
+        help="also measure the workers of this commit; '' for none (default: %(default)s)",
+    )
     given = parser.parse_args()
     console = Console(width=120)
     venv = Path(os.environ.get("PUBLISHER_DEVCLOUD_VENV", ".venv-devcloud"))
@@ -391,31 +403,34 @@ def measure(cloud: Cloud, directory: Path, given: argparse.Namespace, console: C
             name: getattr(Settings(), name)
             for name in ("lease_seconds", "lease_renew_seconds", "progress_seconds", "reconcile_seconds")
         }
-        with Stack.in_directory(directory / "data", redis.url, **defaults) as stack:
-            image = stack.add_image(file, link=True)
-            other = stack.add_image(small, link=True)
+        with Stack.in_directory(directory / "data", redis.url, **defaults) as stack, contextlib.ExitStack() as others:
+            stacks = {"now": stack}
+            if given.before:
+                own = others.enter_context(redis_server())
+                before = Stack.in_directory(directory / "before", own.url, **defaults)
+                before.workers_code = checked_out(given.before, directory / "code")
+                stacks["before"] = others.enter_context(before)
+            for each in stacks.values():
+                image = each.add_image(file, link=True)
+                other = each.add_image(small, link=True)
             tiny = directory / "tiny.raw"
             write_random(tiny, _SMALL_BYTES)
             runs: dict[str, list[Run]] = {}
-            ways = contenders(cloud, stack, file, image.size)
-            publish(cloud, stack, other.size)  # a first run, not counted
+            ways = contenders(cloud, stacks, file, image.size)
+            for each in stacks.values():
+                publish(cloud, each, other.size)  # a first run, not counted
             for turn in range(given.runs):
                 for name, way in ways.items():
                     runs.setdefault(name, []).append(way())
                     console.print(f"  {turn + 1}/{given.runs} {name}: {runs[name][-1].wall:.2f} s")
             small_runs = [publish(cloud, stack, other.size) for _ in range(given.runs)]
-            with contextlib.ExitStack() as others:
-                stacks = {"now": stack}
-                if given.before:
-                    own = others.enter_context(redis_server())
-                    before = Stack.in_directory(directory / "before", own.url, **defaults)
-                    before.workers_code = checked_out(given.before, directory / "code")
-                    stacks["before"] = others.enter_context(before)
-                small_ones = small_tickets(cloud, stacks, tiny, given.first_byte_runs)
+            small_ones = small_tickets(cloud, stacks, tiny, given.first_byte_runs)
+            preflights = preflight.measure(request(cloud, ""), tiny, given.first_byte_runs)
     print_table(console, runs, given.mib)
     peak, small_peak = (statistics.median(run.memory for run in each) / 2**20 for each in (runs["ours"], small_runs))
     console.print(f"Worker's peak memory above idle: {peak:.1f} MiB for {given.mib} MiB, {small_peak:.1f} for 256 MiB")
     print_small(console, small_ones)
+    console.print(preflight.table(preflights))
     console.print(
         f"CPU of a bare sendfile loop: {sendfile_cpu(file) / given.mib * 1024:.3f} s per GiB;"
         f" of a progress update: {progress_cpu(directory / 'progress') * 1000:.2f} ms"
@@ -423,10 +438,12 @@ def measure(cloud: Cloud, directory: Path, given: argparse.Namespace, console: C
 
 
 def checked_out(commit: str, directory: Path) -> Path:
-    """Write the files of an earlier commit to a directory."""
+    """Write the files of an earlier commit to a directory. Ends the program if this clone does not have it."""
     command = ["git", "archive", commit]
-    archive = subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=True).stdout
-    with tarfile.open(fileobj=io.BytesIO(archive)) as files:
+    made = subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=False)
+    if made.returncode:
+        raise SystemExit(f"this clone lacks {commit}: {made.stderr.decode().strip()}; use --before '' to do without it")
+    with tarfile.open(fileobj=io.BytesIO(made.stdout)) as files:
         files.extractall(directory, filter="data")
     return directory
 
@@ -449,21 +466,26 @@ def print_table(console: Console, runs: dict[str, list[Run]], mib: int) -> None:
     gib = mib / 1024
     title = f"{mib} MiB into one Glance on loopback, medians of {len(next(iter(runs.values())))} interleaved runs"
     table = Table(
-        "client", "wall s", "MiB/s", "wall / curl's", "CPU s per GiB", "CPU / curl's", "memory MiB", title=title
+        *("client", "wall s", "MiB/s", "wall / curl's", "/ before", "CPU s per GiB", "CPU / curl's", "/ before"),
+        "memory MiB",
+        title=title,
     )
-    base = runs["curl -T"]
+    base, before = runs["curl -T"], runs.get(_OURS["before"])
     for name, each in runs.items():
         wall, cpu = statistics.median(run.wall for run in each), statistics.median(run.cpu for run in each)
         pairs = list(zip(each, base, strict=True))
+        earlier = list(zip(each, before, strict=True)) if before and name == _OURS["now"] else []
         memory = statistics.median(run.memory for run in each) / 2**20
         table.add_row(
             name,
             f"{wall:.2f}",
             f"{mib / wall:.0f}",
             f"{statistics.median(run.wall / other.wall for run, other in pairs):.3f}",
+            f"{statistics.median(run.wall / other.wall for run, other in earlier):.3f}" if earlier else "",
             f"{cpu / gib:.3f}",
             f"{statistics.median(run.cpu / other.cpu for run, other in pairs):.2f}",
-            f"{memory:.0f}" + (" above idle" if name == "ours" else ""),
+            f"{statistics.median(run.cpu / other.cpu for run, other in earlier):.2f}" if earlier else "",
+            f"{memory:.0f}" + (" above idle" if name in _OURS.values() else ""),
         )
     console.print(table)
 

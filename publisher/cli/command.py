@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from publisher.core.vault import Vault
     from publisher.outbound.policy import OutboundPolicy
+    from publisher.services.wakeups import Wakeups
     from publisher.store import Store
 
 Number = TypeVar("Number", int, float)
@@ -111,13 +112,26 @@ class Installation:
     def wake(self, ticket_id: int) -> None:
         """Wake a worker for a ticket, and say what to do if the broker cannot be reached."""
         from publisher.core.asking import alone
+
+        with self._wakeups() as wakeups:
+            if not alone(wakeups.ticket(ticket_id)):
+                what = "check PUBLISHER_BROKER_URL" if self.settings.broker_url else "run: publisher up"
+                say(f"Ticket {ticket_id} is stored and waits for a worker; {what}", console=err)
+
+    def wake_for_check(self, check_id: int) -> bool:
+        """Wake a worker for a check. Return False if the broker cannot be reached."""
+        from publisher.core.asking import alone
+
+        with self._wakeups() as wakeups:
+            return alone(wakeups.check(check_id))
+
+    @contextmanager
+    def _wakeups(self) -> Iterator[Wakeups]:
         from publisher.services.wakeups import WakeQueue, Wakeups
 
         queue = WakeQueue.open(self.settings)
         try:
-            if not alone(Wakeups(self.store, queue).ticket(ticket_id)):
-                what = "check PUBLISHER_BROKER_URL" if self.settings.broker_url else "run: publisher up"
-                say(f"Ticket {ticket_id} is stored and waits for a worker; {what}", console=err)
+            yield Wakeups(self.store, queue)
         finally:
             queue.close()
 

@@ -45,6 +45,7 @@ from publisher.cli.openstack_login import (
     UserDomain,
     read_bundle,
 )
+from publisher.cli.preflights import require_preflight
 from publisher.cli.tickets_command import Timeout, Wait, find_ticket, ticket_json, watch
 from publisher.core.closed_pipe import no_outcome
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
@@ -91,7 +92,7 @@ _NUMBER_MAX = (1 << 31) - 1
     epilog=examples(
         'publish disk.qcow2 --name "My image" --wait',
         "publish 7 --project demo --domain Default --region RegionOne",
-        "publish 7 --account production --project demo --wait",
+        "publish 7 --account production --project demo --preflight --wait",
         "publish 7 --property os_distro=debian --tag golden --min-disk 20 --share web",
         'publish 7 --name-template "{name}-{version}-{date}"',
         "publish 7 --wait --timeout 3600 --json < password --password-stdin",
@@ -231,6 +232,13 @@ def publish(
     ca_bundle: CaBundle = None,
     format: Format = None,
     link: Link = False,
+    preflight: Annotated[
+        bool,
+        typer.Option(
+            "--preflight",
+            help="First have a worker ask the cloud whether it would accept the image. If not, there is no ticket.",
+        ),
+    ] = False,
     wait: Wait = False,
     timeout: Timeout = None,
     as_json: Json = False,
@@ -291,9 +299,11 @@ def publish(
             )
         with terminated_in_order():
             if found is None:
-                accepted = _register_and_accept(installation, Path(image), request, format=format, link=link)
+                accepted = _register_and_accept(
+                    installation, Path(image), request, format=format, link=link, preflight=preflight
+                )
             else:
-                accepted = _accept(installation, request)
+                accepted = _accept(installation, request, preflight=preflight)
         ticket = accepted.ticket
         if not as_json:
             say(f"Ticket {ticket.id}: '{ticket.name}' to {ticket.platform}; see: publisher status {ticket.id}")
@@ -366,7 +376,13 @@ def _with_stored(
 
 
 def _register_and_accept(
-    installation: Installation, file: Path, request: PublishRequest, *, format: str | None, link: bool
+    installation: Installation,
+    file: Path,
+    request: PublishRequest,
+    *,
+    format: str | None,
+    link: bool,
+    preflight: bool,
 ) -> Accepted:
     """Register a file and accept its request. If that fails, the image is removed again."""
     from publisher.platforms.platform import check_request, platform_of
@@ -387,7 +403,7 @@ def _register_and_accept(
     )
     warn(image)
     try:
-        return _accept(installation, replace(request, image_id=image.id))
+        return _accept(installation, replace(request, image_id=image.id), preflight=preflight)
     except BaseException:
         # If an interrupt arrived just after the commit, there is a ticket nevertheless, and the image stays.
         with contextlib.suppress(Conflict, NotFound):
@@ -395,10 +411,12 @@ def _register_and_accept(
         raise
 
 
-def _accept(installation: Installation, request: PublishRequest) -> Accepted:
-    """Commit the ticket and wake a worker."""
+def _accept(installation: Installation, request: PublishRequest, *, preflight: bool) -> Accepted:
+    """Commit the ticket and wake a worker. With `preflight`, only if the cloud would accept the image."""
     from publisher.core.asking import alone
     from publisher.services.publishing import publish
 
+    if preflight:
+        require_preflight(installation, request)
     vault, policy = installation.vault, installation.policy
     return alone(publish(installation.store, vault, lambda: request, policy=policy, wake=installation.wake))

@@ -18,6 +18,7 @@ from publisher.platforms.platform import (
     Platform,
     SealedNames,
     booleans,
+    json_only,
     secrets,
     strings,
     uris,
@@ -62,21 +63,22 @@ _ACCOUNT = (
     *uris("glanceUrl", "keystoneUrl"),
     *LOGIN,
     *CA_BUNDLE,
-    *strings("userDomain", "interface", *_APPLICATION_CREDENTIAL),
+    *json_only(strings("userDomain", "interface", *_APPLICATION_CREDENTIAL)),
     *secrets(APPLICATION_CREDENTIAL, TOKEN),
-    *strings("trustId"),
+    *json_only(strings("trustId")),
     *PROXY_URL,
 )
 """All after the password are ours. Answers have those that are no secrets in JSON only, and the CA bundle never."""
-_ARRIVAL = strings("store", "importMethod")
+_ARRIVAL = json_only(strings("store", "importMethod"))
 """How the image's bytes arrive in Glance. Ours, in JSON answers only, like what follows."""
 WAIT_FOR_ACCEPTANCE = "waitForAcceptance"
 _TARGET = (
     *strings("keystoneDomain", "keystoneProject", "displayName"),
     *booleans("publicImage"),
-    *strings("tenantName", "ifNameTaken"),
+    *strings("tenantName"),
+    *json_only(strings("ifNameTaken")),
     *_ARRIVAL,
-    *booleans(WAIT_FOR_ACCEPTANCE),
+    *json_only(booleans(WAIT_FOR_ACCEPTANCE)),
 )
 """All after the tenant's name are ours: answers have them in JSON only."""
 
@@ -305,7 +307,8 @@ CLOUDWATT = OpenStack(
     (
         *strings("displayName", "keystoneDomain", "keystoneProject"),
         *booleans("publicImage"),
-        *strings("tenantName", "ifNameTaken"),
+        *strings("tenantName"),
+        *json_only(strings("ifNameTaken")),
         *_ARRIVAL,
         *booleans(WAIT_FOR_ACCEPTANCE),
     ),

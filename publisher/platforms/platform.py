@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cache, cached_property, lru_cache
 from importlib.metadata import entry_points
@@ -88,6 +88,8 @@ class Field:
     secret: never part of an answer or of an error message.
     limit: for STRING and URI, the maximum length in characters.
     minimum, maximum: for INTEGER and LONG, if narrower than 32 and 64 bits.
+    json_only: an element of our own in a document of the API. XML answers leave it out, because clients bound to the
+    API's schema would refuse it. Requests may have it in both formats.
     """
 
     name: str
@@ -99,6 +101,7 @@ class Field:
     limit: int = STRING_LIMIT
     minimum: int | None = None
     maximum: int | None = None
+    json_only: bool = False
 
     @property
     def bounds(self) -> tuple[int, int]:
@@ -187,6 +190,11 @@ def a_list(wrapper: str, item: tuple[Field, ...], *, required: bool = False, sec
     return (Field(wrapper, Kind.LIST, item=item[0], required=required, secret=secret),)
 
 
+def json_only(fields: tuple[Field, ...]) -> tuple[Field, ...]:
+    """Return these fields as elements of our own, which answers have in JSON only."""
+    return tuple(replace(each, json_only=True) for each in fields)
+
+
 # Elements of several platforms -------------------------------------------------------------------
 
 LOGIN = (*strings("login"), *secrets("password"))
@@ -194,7 +202,7 @@ CA_BUNDLE = (Field("caBundle", limit=CERTIFICATE_LIMIT),)
 """Ours, for accounts that name the addresses of their cloud. It is read and never written."""
 AMAZON = (*strings("accessKeyId", "accountNumber", "keyPairName"), *secrets("secretAccessKeyId"))
 PORT = integers("port", minimum=1, maximum=65535)
-PROXY_URL = (*uris("proxyUrl"), *strings("proxyLogin", "noProxy"), *secrets("proxyPassword"))
+PROXY_URL = (*json_only((*uris("proxyUrl"), *strings("proxyLogin", "noProxy"))), *secrets("proxyPassword"))
 """Ours, for the same accounts: a proxy of their own that connections to their cloud go through."""
 PROXY = (*strings("proxyHost"), *integers("proxyPort", minimum=1, maximum=65535))
 REGISTRY_IMAGE = strings("namespace", "repositoryName", "tagName")
@@ -208,18 +216,20 @@ CERTIFICATES = (
 # Elements of all platforms, all ours --------------------------------------------------------------
 
 PROPERTY = (Field("name", limit=NAME_MAX), Field("value", limit=PROPERTY_VALUE_MAX))
-IMAGE_ATTRIBUTES = (
-    *a_list("properties", an_object("property")),
-    *a_list("tags", (Field("tag", limit=NAME_MAX),)),
-    *a_list("regions", (Field("region", limit=NAME_MAX),)),
-    *booleans("hidden"),
-    *a_list("sharedWith", (Field("project", limit=NAME_MAX),)),
-    *integers("minDisk", "minRam", minimum=0),
-    *booleans("protected"),
-    *strings("visibility"),
+IMAGE_ATTRIBUTES = json_only(
+    (
+        *a_list("properties", an_object("property")),
+        *a_list("tags", (Field("tag", limit=NAME_MAX),)),
+        *a_list("regions", (Field("region", limit=NAME_MAX),)),
+        *booleans("hidden"),
+        *a_list("sharedWith", (Field("project", limit=NAME_MAX),)),
+        *integers("minDisk", "minRam", minimum=0),
+        *booleans("protected"),
+        *strings("visibility"),
+    )
 )
 """What an image can be given in a cloud. Each platform takes some of them."""
-NAME_TEMPLATE = (Field("nameTemplate", limit=NAME_MAX),)
+NAME_TEMPLATE = (Field("nameTemplate", limit=NAME_MAX, json_only=True),)
 """In an account, for the images that are published with it; in a published image, for this one."""
 
 

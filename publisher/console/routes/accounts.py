@@ -21,6 +21,7 @@ from publisher.console.rendering import (
     template_element,
     with_parameter,
 )
+from publisher.core.cloud_check import Explored
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
 from publisher.platforms.platform import Platform
 from publisher.services import checks, cloud_accounts
@@ -30,6 +31,7 @@ from publisher.web import AnsweredLater, check_results
 router = page_router()
 
 _CREATE, _DELETE = "cloud_account_create", "cloud_account_delete"
+_KINDS = ("projects", "regions", "networks")
 _SHOWN_MAX = 20
 """Number of projects in the message after a test: a cookie holds it."""
 
@@ -124,10 +126,12 @@ def test(visit: Visiting, id: Id) -> Response:
 async def _tested(visit: Visit, account: StoredAccount, check_id: int) -> Response:
     result = await check_results(visit.request).result(check_id)
     words = f"Account {account.name}: {sentence(result.words)}"
-    if places := result.explored.projects if result.explored else ():
-        shown = [each.name for each in places[:_SHOWN_MAX]]
-        more = [f"and {len(places) - _SHOWN_MAX} more"] if len(places) > _SHOWN_MAX else []
-        words += f" Projects: {', '.join(shown + more)}."
+    found = result.explored or Explored()
+    for kind in _KINDS:
+        if places := found.places(kind):
+            shown = [each.name for each in places[:_SHOWN_MAX]]
+            more = [f"and {len(places) - _SHOWN_MAX} more"] if len(places) > _SHOWN_MAX else []
+            words += f" {kind.capitalize()}: {', '.join(shown + more)}."
     return visit.redirect("/accounts", Flash(words, "done" if result.ok else "problem"))
 
 

@@ -7,7 +7,7 @@ import secrets
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 from starlette.responses import PlainTextResponse, Response
 
@@ -29,24 +29,39 @@ from publisher.console.rendering import (
     with_parameter,
 )
 from publisher.core.asking import alone
-from publisher.core.errors import Conflict, InvalidRequest, NotFound, TooMany, own, require_own
+from publisher.core.errors import (
+    Conflict,
+    InvalidRequest,
+    NotChecked,
+    NotFound,
+    PublisherError,
+    TooMany,
+    own,
+    require_own,
+)
 from publisher.core.image import Image, ImageState, image_uri
 from publisher.core.uris import parse_id
 from publisher.intake.wire.writing import write_json_request
 from publisher.platforms.attributes import VISIBILITY
 from publisher.platforms.platform import CRED_ACCOUNT, NAME_TEMPLATE, PUBLISH_IMAGE, TYPE_KEY, Document, Platform
-from publisher.services import publishing
+from publisher.services import checks, publishing
 from publisher.store import IdempotencyKey, StoredAccount, account_uri
+from publisher.web import AnsweredLater, check_results, writers
 
 router = page_router()
 
 _NEW = "/publications/new"
 _ENTITLEMENT = "image_publish"
-_WITH_ANY_ACCOUNT = ("image", "account", "platform", "displayName")
+_WITH_ANY_ACCOUNT = ("image", "account", "platform", "displayName", "preflight")
 """The fields that keep their values when another account is chosen."""
 _PAGE_ID = "page"
 """A field of the form with a value of its own in each page."""
 _PAGE_ID_MAX = 64
+_PREFLIGHT = "preflight"
+"""A field of the form that is ticked if the cloud is to be asked first."""
+_STATUSES: dict[type[PublisherError], int] = {TooMany: 429, Conflict: 409, NotChecked: 503}
+_REFUSALS: tuple[type[PublisherError], ...] = (InvalidRequest, *_STATUSES)
+"""What may be wrong with a form."""
 _NOT_STORED = "other"
 """The choice of an account that is filled in here and not stored."""
 
@@ -81,24 +96,48 @@ def publish(visit: Visiting, form: Posted) -> Response:
     drafted = _draft(visit, form)
     if drafted.errors:
         return _page(visit, drafted, drafted.errors, 400)
-    services = visit.services
+    key, services = _key(visit, form), visit.services
+    if form.get(_PREFLIGHT):
+        begin = checks.begin_preflight(visit.store, services.sealer, drafted.request, key, policy=services.policy)
+        try:
+            check_id = alone(begin)
+        except _REFUSALS as error:
+            return _refused(visit, drafted, error)
+        if check_id is not None:
+            return AnsweredLater(partial(_after_preflight, visit, drafted, key, check_id))
+    return _accept(visit, drafted, key)
+
+
+async def _after_preflight(visit: Visit, drafted: Draft, key: IdempotencyKey | None, check_id: int) -> Response:
+    """Wait for the preflight, and publish if the cloud would accept the image."""
     try:
-        accepted = alone(
-            publishing.publish(
-                visit.store,
-                services.sealer,
-                drafted.request,
-                _key(visit, form),
-                policy=services.policy,
-                wake=visit.wake_ticket,
-            )
-        )
-    except InvalidRequest as error:
-        return _page(visit, drafted, drafted.field_errors(error), 400)
-    except (Conflict, TooMany) as error:
-        return _page(visit, drafted, {"": sentence(str(error))}, 429 if isinstance(error, TooMany) else 409)
-    ticket = accepted.ticket
+        checks.require_passed(await check_results(visit.request).result(check_id))
+    except _REFUSALS as error:
+        return await writers.run(_refused, visit, drafted, error)
+    accepted = await writers.run(_accept, visit, drafted, key)
+    accepted.background = visit.after
+    return accepted
+
+
+def _accept(visit: Visit, drafted: Draft, key: IdempotencyKey | None) -> Response:
+    """Create the ticket and show it; or show the form again, with what is wrong."""
+    services = visit.services
+    publish = publishing.publish(
+        visit.store, services.sealer, drafted.request, key, policy=services.policy, wake=visit.wake_ticket
+    )
+    try:
+        ticket = alone(publish).ticket
+    except _REFUSALS as error:
+        return _refused(visit, drafted, error)
     return visit.redirect(f"/publications/{ticket.id}", f"Ticket {ticket.id} accepted.")
+
+
+def _refused(visit: Visit, drafted: Draft, error: PublisherError) -> Response:
+    """Show the form again, with what is wrong."""
+    if isinstance(error, InvalidRequest):
+        return _page(visit, drafted, drafted.field_errors(error), 400)
+    status = next(status for kind, status in _STATUSES.items() if isinstance(error, kind))
+    return _page(visit, drafted, {"": sentence(str(error))}, status)
 
 
 @router.post(_NEW + "/command")
@@ -235,7 +274,8 @@ class Draft:
         shown: Document = {TYPE_KEY: self.platform.publish_image_type, **self._read.target, CRED_ACCOUNT: account}
         body = json.loads(write_json_request(PUBLISH_IMAGE, shown))
         words = json.dumps(body, indent=2, ensure_ascii=False)
-        uri = f"{api}/{image_uri(self.owner, self.image.appliance_id, self.image.id)}/pimages"
+        query = "?preflight=true" if self.form.get(_PREFLIGHT) else ""
+        uri = f"{api}/{image_uri(self.owner, self.image.appliance_id, self.image.id)}/pimages{query}"
         return " \\\n  ".join(
             (
                 f"curl -u {shlex.quote(login)}",

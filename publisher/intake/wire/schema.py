@@ -12,8 +12,6 @@ from functools import cache
 from publisher.platforms.platform import (
     CERTIFICATE_LIMIT,
     CRED_ACCOUNT,
-    IMAGE_ATTRIBUTES,
-    NAME_TEMPLATE,
     PROPERTY,
     PUBLISH_IMAGE,
     TYPE_KEY,
@@ -27,6 +25,7 @@ from publisher.platforms.platform import (
     booleans,
     date_times,
     integers,
+    json_only,
     known_platforms,
     longs,
     polymorphic,
@@ -90,10 +89,7 @@ _PUBLISH_IMAGE = (
     *a_list("instances", an_object("instance")),
     *uris("instancesUri"),
     *strings("publishLocation"),
-    *date_times("expires"),
-    *strings("lineage"),
-    *integers("keep", minimum=1),
-    *strings("older"),
+    *json_only((*date_times("expires"), *strings("lineage"), *integers("keep", minimum=1), *strings("older"))),
 )
 
 _CRED_ACCOUNT = (
@@ -111,19 +107,11 @@ REQUEST_ONLY = frozenset({"applianceUri", "caBundle", "location", "notify"})
 cloud, the URL to fetch an image from, and the URL of a webhook. These URLs may contain a secret.
 """
 
-JSON_ONLY = frozenset(
-    {"userDomain", "interface", "applicationCredentialId", "applicationCredentialName", "trustId", "warning"}
-    | {"proxyUrl", "proxyLogin", "noProxy"}
-    | {"expires", "lineage", "keep", "older", "ifNameTaken", "store", "importMethod", "waitForAcceptance"}
-    | {"phase", "attempt", "reasonCode", "rate", "worker", "warnings"}
-    | {each.name for each in (*IMAGE_ATTRIBUTES, *NAME_TEMPLATE)}
-)
-"""Elements of our own that only JSON answers have: clients bound to the schema would refuse the XML."""
 JSON_ONLY_TYPES = frozenset({"property"})
-"""The types of objects that only these elements contain."""
+"""The types of objects that only elements contain which XML answers leave out (`json_only`)."""
 
 _ASKED = uris("applianceUri", "notify")
-_WARNINGS = a_list("warnings", strings("warning"))
+_WARNINGS = json_only(a_list("warnings", strings("warning")))
 """What was ignored in the body of the request. Every answer to a request with a document has it."""
 
 # The types ----------------------------------------------------------------------------------------------------------
@@ -143,14 +131,11 @@ _PLAIN = {
         *booleans("published"),
         *date_times("totalTime"),
         *uris("uri"),
-        *strings("phase"),
-        *integers("attempt", minimum=0),
-        *strings("reasonCode"),
-        Field("rate", Kind.LONG, minimum=0),
-        *strings("worker"),
+        *json_only((*strings("phase"), *integers("attempt", minimum=0), *strings("reasonCode"))),
+        *json_only((Field("rate", Kind.LONG, minimum=0), *strings("worker"))),
         *_WARNINGS,
     ),
-    "image": (*_IMAGE, *uris("location"), *strings("warning"), *_WARNINGS),
+    "image": (*_IMAGE, *uris("location"), *json_only(strings("warning")), *_WARNINGS),
     "imageFormat": (*_OBJECT, *strings("name")),
     "installProfile": _OBJECT,
     "instance": (*_OBJECT, *strings("hostname", "instanceId", "name"), *uris("parentUri", "uri")),

@@ -13,7 +13,7 @@ from functools import lru_cache
 from json.encoder import encode_basestring
 
 from publisher.intake.wire.formats import Format
-from publisher.intake.wire.schema import JSON_ONLY, NAMESPACE, REQUEST_ONLY, TYPES, XSI, root_field
+from publisher.intake.wire.schema import NAMESPACE, REQUEST_ONLY, TYPES, XSI, root_field
 from publisher.platforms.platform import TYPE_KEY, Constant, Document, Field, Kind, ObjectType
 from publisher.platforms.values import to_json
 
@@ -73,8 +73,8 @@ def write_list(form: Format, root: str, total: int, pages: Iterable[Sequence[Doc
 class _Members:
     """Appends the elements of an object of one type, in the order of the schema, without those that are None or empty.
 
-    An answer never contains a secret or an element of REQUEST_ONLY, and in XML none of JSON_ONLY: they are left out
-    even if the document has them.
+    An answer never contains a secret or an element of REQUEST_ONLY, and in XML none that is `json_only`: they are left
+    out even if the document has them.
     """
 
     __slots__ = ("_elements", "_known", "_name", "_of")
@@ -112,9 +112,6 @@ class _Members:
 
 class _Writer(ABC):
     """Writes the documents of one format, either answers or requests."""
-
-    hidden = REQUEST_ONLY
-    """The elements that no answer contains."""
 
     def __init__(self, *, request: bool) -> None:
         self._request = request
@@ -166,12 +163,12 @@ class _Writer(ABC):
             self._members[name] = self._derived(TYPES[name])
         return self._members[name]
 
+    def _answers(self, field: Field) -> bool:
+        """Return whether answers may contain an element."""
+        return field.name not in REQUEST_ONLY and not field.secret
+
     def _derived(self, object_type: ObjectType) -> _Members:
-        shown = [
-            field
-            for field in object_type.fields
-            if self._request or (field.name not in self.hidden and not field.secret)
-        ]
+        shown = [field for field in object_type.fields if self._request or self._answers(field)]
         return _Members(object_type, [(field, self._element(field)) for field in shown])
 
 
@@ -182,14 +179,15 @@ class _XmlWriter(_Writer):
     type.
     """
 
-    hidden = REQUEST_ONLY | JSON_ONLY
-
     def write(self, root: Field, document: Document) -> bytes:
         if root.name not in self._roots:
             self._roots[root.name] = self._object_between("", f"</{_PREFIX}:{root.name}>", root)
         parts = [f"<?xml version='1.0' encoding='UTF-8'?>\n<{_PREFIX}:{root.name}", _DECLARED]
         self._roots[root.name](parts, document)
         return "".join(parts).encode()
+
+    def _answers(self, field: Field) -> bool:
+        return super()._answers(field) and not field.json_only
 
     def _leaf(self, field: Field, *, item: bool = False) -> _Append:
         return _leaf(field, f"<{field.name}>", f"</{field.name}>", escape=_escape_xml)

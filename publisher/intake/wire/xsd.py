@@ -11,7 +11,7 @@ from functools import cache
 
 from lxml import etree
 
-from publisher.intake.wire.schema import JSON_ONLY, JSON_ONLY_TYPES, NAMESPACE, REQUEST_ONLY, ROOTS, TYPES
+from publisher.intake.wire.schema import JSON_ONLY_TYPES, NAMESPACE, REQUEST_ONLY, ROOTS, TYPES
 from publisher.platforms.platform import Field, Kind, ObjectType, Platform, known_platforms
 
 _XS = "http://www.w3.org/2001/XMLSchema"
@@ -78,7 +78,7 @@ def _add_type(schema: etree._Element, object_type: ObjectType, platforms: Sequen
 
 
 def _answered(object_type: ObjectType) -> tuple[Field, ...]:
-    return tuple(field for field in object_type.fields if field.name not in REQUEST_ONLY | JSON_ONLY)
+    return tuple(field for field in object_type.fields if field.name not in REQUEST_ONLY and not field.json_only)
 
 
 def _add_element(

@@ -12,11 +12,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from publisher.cli import tickets_command
+from publisher.cli import preflights, tickets_command
 from publisher.cli.command import Installation, read_settings
+from publisher.core.cloud_check import CheckResult
+from publisher.core.errors import Reason
 from publisher.core.settings import Settings
 from publisher.core.ticket import Phase
 from publisher.core.vault import Vault
+from publisher.services.wakeups import WakeQueue
 from publisher.store import Store
 from publisher.store.leases import Claim
 from tests.command import Cli
@@ -322,7 +325,7 @@ def test_wait_shows_progress_and_exits_with_the_outcomes_code(
     assert stdout in result.stdout
     assert result.stderr == stderr
     assert result.stdout.count(", 50 %") == 1
-    assert ", 100 %" in result.stdout
+    assert ", 99 %" in result.stdout, "100 % only once the cloud has answered"
 
 
 @pytest.mark.long
@@ -394,3 +397,60 @@ def test_unknown_ticket_is_refused(cli: Cli) -> None:
         result = cli.run(command, 12)
         assert result.exit_code == 2
         assert "there is no ticket 12" in result.stderr
+
+
+# Preflights -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def worker_finds(cli_store: Store, monkeypatch: pytest.MonkeyPatch) -> Callable[[CheckResult], None]:
+    """Return a function that lets each check have a result, in place of a worker's."""
+
+    def let(result: CheckResult) -> None:
+        def answer(self: WakeQueue, *check_ids: int) -> None:
+            for each in check_ids:
+                claimed = cli_store.checks.claim(each)
+                assert claimed is not None
+                cli_store.checks.finish(claimed, result)
+
+        monkeypatch.setattr(WakeQueue, "send_check", answer)
+
+    return let
+
+
+def test_image_is_published_if_the_cloud_would_accept_it(
+    cli: Cli, cli_store: Store, worker_finds: Callable[[CheckResult], None]
+) -> None:
+    worker_finds(CheckResult(True, "the cloud would accept the image"))
+    made = cli.json("publish", cli.image_file(), *MEMORY, "--preflight", OS_PASSWORD=PASSWORD)
+    assert made["state"] == "queued"
+
+
+def test_image_that_the_cloud_would_refuse_has_no_ticket_and_is_not_registered(
+    cli: Cli, cli_store: Store, worker_finds: Callable[[CheckResult], None]
+) -> None:
+    worker_finds(CheckResult(False, "displayName: is taken", "displayName", Reason.REQUEST))
+    refused = cli.run("publish", cli.image_file(), *MEMORY, "--preflight", OS_PASSWORD=PASSWORD)
+    assert refused.exit_code == 2, "as for every request that is invalid"
+    assert "displayName: is taken; no ticket was created; it is given by --name" in " ".join(refused.stderr.split())
+    assert list(cli_store.tickets.list()) == []
+    assert list(cli_store.images.list()) == []
+
+
+def test_preflight_without_a_broker_says_so_and_leaves_nothing(cli: Cli, cli_store: Store) -> None:
+    cli.ok("images", "add", cli.image_file(), "--id", 7)
+    refused = cli.run("publish", "7", *MEMORY, "--preflight", OS_PASSWORD=PASSWORD)
+    assert refused.exit_code == 1
+    assert "no worker can be asked to check it" in refused.stderr
+    assert list(cli_store.tickets.list()) == []
+    assert cli_store.checks.claim(1) is None
+
+
+def test_preflight_that_no_worker_answers_ends(cli: Cli, cli_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflights, "CHECK_SECONDS_MAX", 0.2)
+    monkeypatch.setattr(WakeQueue, "send_check", lambda self, *ids: None)
+    refused = cli.run("publish", cli.image_file(), *MEMORY, "--preflight", OS_PASSWORD=PASSWORD)
+    assert refused.exit_code == 1
+    assert "no worker has answered" in refused.stderr
+    assert cli_store.checks.claim(1) is None
+    assert list(cli_store.images.list()) == []

@@ -230,9 +230,14 @@ def test_an_account_is_tested_and_the_form_suggests_what_it_sees(fresh: Service,
     page = alice.get("/accounts")
     (form,) = page.root.xpath(f"//form[@action='/console/accounts/{account.id}/test']")
     assert page.root.xpath(f"normalize-space(//button[@form='{form.get('id')}'])") == "Test production"
-    seen = Explored.of(projects=[Place("8ac0", "demo"), Place("77b1", "<lab>")])
+    seen = Explored.of(
+        projects=[Place("8ac0", "demo"), Place("77b1", "<lab>")],
+        regions=[Place("RegionOne", "RegionOne")],
+        networks=[Place("5e1f", "office")],
+    )
     page = list_after_test(fresh, alice, account, CheckResult(True, "signed in as demo", explored=seen))
-    assert "Account production: Signed in as demo. Projects: <lab>, demo." in page.words
+    places = "Projects: <lab>, demo. Regions: RegionOne. Networks: office."
+    assert f"Account production: Signed in as demo. {places}" in page.words
     form = alice.get(f"/publications/new?account={account.id}")
     (field,) = form.root.xpath("//input[@id='keystoneProject']")
     options = form.root.xpath(f"//datalist[@id='{field.get('list')}']/option")

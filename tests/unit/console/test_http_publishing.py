@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from publisher.core.cloud_check import CheckResult
+from publisher.core.errors import Reason
 from publisher.core.ticket import State
 from publisher.store.accounts import StoredAccount
 from tests.service import ACCOUNT, IMAGES, JSON, PASSWORDS, SECRET, Service
@@ -185,6 +187,7 @@ def test_the_form_has_the_fields_of_the_platform(browser: Browsers) -> None:
         "credAccount.password",
         "displayName",
         "nameTemplate",
+        "preflight",
     ]
     assert page.root.xpath("//input[@name='displayName']/@value") == ["Kept"]
     assert page.root.xpath("//select[@name='image']/option[@selected]/@value") == ["22"]
@@ -398,3 +401,78 @@ def test_storing_an_account_leads_back_to_the_form(fresh: Service, browser: Brow
     for number, next in enumerate(elsewhere):
         answer = alice.post("/accounts/new", stored | {"name": f"n{number}", "next": next})
         assert answer.location == "/console/accounts", next
+
+
+# Preflights -----------------------------------------------------------------------------------------------------------
+
+
+def let_worker_find(service: Service, result: CheckResult) -> None:
+    """Let a function answer checks in place of a worker."""
+
+    def answer(check_id: int) -> None:
+        claimed = service.store.checks.claim(check_id)
+        assert claimed is not None
+        service.store.checks.finish(claimed, result)
+
+    service.waker.on_check = answer
+
+
+@pytest.mark.long
+def test_image_is_published_if_the_cloud_would_accept_it(fresh: Service, browser: Browsers) -> None:
+    account = store_account(fresh)
+    let_worker_find(fresh, CheckResult(True, "works"))
+    form = {"image": "21", "account": str(account.id), "preflight": "true", "page": "a-page"}
+    answer = browser("alice").post(NEW, form)
+    (ticket,) = fresh.store.tickets.list()
+    assert (answer.status, answer.location) == (303, f"/console/publications/{ticket.id}")
+    assert (len(fresh.waker.checks), fresh.waker.ids) == (1, [ticket.id])
+    entry = fresh.store.audit.latest(1)[0]
+    assert (entry.action, entry.actor.login, entry.actor.door) == ("ticket.create", "alice", "console")
+    again = browser("alice").post(NEW, form)
+    assert again.location == f"/console/publications/{ticket.id}", "a second click makes no second ticket"
+    assert len(fresh.waker.checks) == 1
+
+
+@pytest.mark.long
+def test_what_the_preflight_finds_is_shown_at_its_field(fresh: Service, browser: Browsers) -> None:
+    account = store_account(fresh)
+    words = "displayName: the project has an image of this name"
+    let_worker_find(fresh, CheckResult(False, words, "displayName", Reason.REQUEST))
+    form = {"image": "21", "account": str(account.id), "displayName": "Nice", "preflight": "true"}
+    answer = browser("alice").post(NEW, form)
+    assert answer.status == 400
+    assert "the project has an image of this name; no ticket was created" in wrong(answer, "displayName")
+    assert answer.root.xpath("//input[@name='preflight']/@checked")
+    assert answer.root.xpath("//input[@name='displayName']/@value") == ["Nice"]
+    assert (fresh.store.tickets.list(), fresh.waker.ids) == ([], [])
+
+
+def test_a_cloud_that_does_not_answer_the_preflight_is_reported(fresh: Service, browser: Browsers) -> None:
+    account = store_account(fresh)
+    away = CheckResult(False, "Keystone does not answer: timed out", reason=Reason.CONNECTION, transient=True)
+    let_worker_find(fresh, away)
+    answer = browser("alice").post(NEW, {"image": "21", "account": str(account.id), "preflight": "true"})
+    assert (answer.status, "Keystone does not answer" in answer.words) == (503, True)
+    assert fresh.store.tickets.list() == []
+
+
+def test_a_preflight_needs_a_broker(fresh: Service, browser: Browsers) -> None:
+    fresh.waker.break_down()
+    account = store_account(fresh)
+    answer = browser("alice").post(NEW, {"image": "21", "account": str(account.id), "preflight": "true"})
+    assert (answer.status, "the message broker cannot be reached" in answer.words) == (503, True)
+    assert fresh.store.tickets.list() == []
+
+
+def test_form_that_is_wrong_is_shown_again_without_a_preflight(fresh: Service, browser: Browsers) -> None:
+    answer = browser("alice").post(
+        NEW, {"image": "21", "account": "other", "platform": "openstack", "preflight": "true"}
+    )
+    assert answer.status == 400
+    assert fresh.waker.checks == []
+
+
+def test_command_asks_for_the_preflight_too(fresh: Service, browser: Browsers) -> None:
+    account = store_account(fresh)
+    form = {"image": "21", "account": str(account.id), "preflight": "true"}
+    assert browser("alice").post(f"{NEW}/command", form).text.endswith("/pimages?preflight=true'")

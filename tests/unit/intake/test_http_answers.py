@@ -10,7 +10,6 @@ import pytest
 from lxml import etree
 
 from publisher.core.ticket import Phase, Ticket
-from publisher.intake.wire.schema import JSON_ONLY
 from publisher.store import Store
 from tests.records import remove_image
 from tests.service import (
@@ -27,6 +26,7 @@ from tests.service import (
     ticket_path,
     xml_body,
 )
+from tests.unit.intake.wire.tree import JSON_ONLY
 
 FLAT = "users/alice/appliances/14/pimages"
 NESTED = "users/alice/appliances/14/images/21/pimages"

@@ -221,7 +221,9 @@ def test_an_account_is_tested(
     }
     (asked,) = worker.asked
     assert (asked.kind, asked.account, asked.target) == (CheckKind.ACCOUNT, account.fields, {})
-    assert test_of(accept=XML).text("projects/project/name") == "demo"
+    in_xml = test_of(accept=XML)
+    assert in_xml.text("projects/project/name") == "demo"
+    assert in_xml.text("regions/region/id") == "RegionOne", "the document is our own: it has all in XML, too"
     assert kept(fresh) == ["done", "done"]
 
 
@@ -231,6 +233,7 @@ def test_a_failed_test_is_an_answer(worker: Worker, test_of: Callable[..., Answe
     assert answer.status == 200
     assert (answer.json["ok"], answer.json["message"]) == (False, "Keystone rejected the login")
     assert answer.json["reasonCode"] == "credentials"
+    assert test_of(accept=XML).text("reasonCode") == "credentials"
 
 
 def test_what_the_account_does_not_say_is_taken_from_its_last_ticket(

@@ -14,12 +14,12 @@ from sqlalchemy import update
 from publisher.core.errors import Reason
 from publisher.core.ticket import Phase, State, Ticket
 from publisher.intake.long_poll import TicketStatus
-from publisher.intake.wire.schema import JSON_ONLY
 from publisher.store import database
 from publisher.store.database import writing
 from publisher.store.leases import Claim
 from tests.records import statements
 from tests.service import IMAGE_SIZE, JSON, XML, Answer, Service, ticket_path
+from tests.unit.intake.wire.tree import JSON_ONLY
 
 FLAT = "users/alice/appliances/14/pimages"
 

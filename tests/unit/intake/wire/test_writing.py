@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 from publisher.intake.wire.formats import Format
 from publisher.intake.wire.schema import ROOTS, TYPES, concrete_type, root_field
 from publisher.intake.wire.writing import write_document, write_list
-from publisher.platforms.platform import TYPE_KEY, Constant, Document, Field, Kind, Platform, known_platforms
+from publisher.platforms.platform import (
+    PUBLISH_IMAGE,
+    TYPE_KEY,
+    Constant,
+    Document,
+    Field,
+    Kind,
+    Platform,
+    known_platforms,
+)
 from tests.unit.intake.wire.tree import tree_written
 
 
@@ -126,6 +135,8 @@ def _in_a_root(name: str, document: Document) -> tuple[str, Document]:
         "certificate": ("credAccount", {**aws, "certificates": [document, document]}),
         "entitlement": ("role", {"entitlements": [document, document]}),
         "localizedErrorMsg": ("uforgeError", {"localizedErrorMsg": document}),
+        "property": (PUBLISH_IMAGE, {TYPE_KEY: "PublishImageOpenStack", "properties": [document]}),
+        "cloudPlace": ("accountTest", {"projects": [document], "regions": [document], "networks": [document]}),
     }
     return inside.get(name, (name, document))
 

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from lxml import etree
 
 from publisher.intake.wire.formats import Format
-from publisher.intake.wire.schema import JSON_ONLY, NAMESPACE, REQUEST_ONLY, TYPES, XSI, root_field
+from publisher.intake.wire.schema import NAMESPACE, REQUEST_ONLY, TYPES, XSI, root_field
 from publisher.platforms.platform import TYPE_KEY, Document, Field, Kind, ObjectType
 from publisher.platforms.values import to_json, to_text
 
+JSON_ONLY = frozenset(each.name for made in TYPES.values() for each in made.fields if each.json_only)
+"""The names of the elements of our own that XML answers of the API leave out."""
 _XSI_TYPE = f"{{{XSI}}}type"
 
 
@@ -82,14 +84,14 @@ def _ordered(
     unknown = set(document) - set(object_type.by_name) - {TYPE_KEY}
     if unknown:
         raise ValueError(f"{object_type.name} has no element {', '.join(sorted(unknown))}")
-    hidden = frozenset() if request else REQUEST_ONLY | JSON_ONLY if xml else REQUEST_ONLY
     for field in object_type.fields:
         value = document.get(field.name)
         if value is None and field.required:
             if field.kind is not Kind.LIST:
                 raise ValueError(f"{object_type.name} needs {field.name}")
             value = []
-        if value in (None, "") or field.name in hidden or (field.secret and not request):
+        hidden = field.name in REQUEST_ONLY or field.secret or (xml and field.json_only)
+        if value in (None, "") or (hidden and not request):
             continue
         yield field, value
 
