@@ -310,7 +310,7 @@ CLOUDWATT = OpenStack(
         *strings("tenantName"),
         *json_only(strings("ifNameTaken")),
         *_ARRIVAL,
-        *booleans(WAIT_FOR_ACCEPTANCE),
+        *json_only(booleans(WAIT_FOR_ACCEPTANCE)),
     ),
     hints=_HINTS,
     choices=_CHOICES,
