@@ -7,6 +7,8 @@
 `ask` names a function that answers any number of such questions at once, in one statement or one transaction.
 `together` runs several functions that ask. Whenever all of them have asked, each function that answers is called once.
 `alone` runs a single one.
+
+A function that answers and waits for the disk is marked with `waits`. Meanwhile, the next requests can be prepared.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import Any, TypeVar, cast
 _Item = TypeVar("_Item")
 _Answer = TypeVar("_Answer")
 _T = TypeVar("_T")
+_Marked = TypeVar("_Marked", bound=Callable[..., Any])
 
 AnswerAll = Callable[[Sequence[_Item]], Sequence[_Answer | BaseException]]
 """Returns the answer to each item. An exception among the answers is raised in the function that has asked."""
@@ -27,11 +30,18 @@ Asking = Generator[tuple[AnswerAll[Any, Any], Any], Any, _T]
 """The return type of a function that asks, and in the end returns a `_T`."""
 Outcome = tuple[Any, BaseException | None]
 """The result of a function, or the exception that it raised."""
+_WAITS = "publisher_waits"
 
 
 def ask(answer_all: AnswerAll[_Item, _Answer], item: _Item) -> Asking[_Answer]:
     """Return the answer to a question. Raises what `answer_all` raises, or has among its answers."""
     return cast(_Answer, (yield answer_all, item))
+
+
+def waits(answer_all: _Marked) -> _Marked:
+    """Mark a function that answers as one that waits for the disk."""
+    setattr(answer_all, _WAITS, True)
+    return answer_all
 
 
 def alone(asking: Asking[_T]) -> _T:
@@ -45,8 +55,13 @@ def alone(asking: Asking[_T]) -> _T:
         answered = _resume(asking, _answers(answer_all, [item])[0])
 
 
-def together(asking: Sequence[tuple[Asking[Any], Context]]) -> list[Outcome]:
-    """Run functions that ask, each in its context, and return their outcomes."""
+def together(
+    asking: Sequence[tuple[Asking[Any], Context]], before_waiting: Callable[[], None] = lambda: None
+) -> list[Outcome]:
+    """Run functions that ask, each in its context, and return their outcomes.
+
+    `before_waiting` is called before a function that is marked with `waits`.
+    """
     outcomes: list[Outcome] = [(None, None)] * len(asking)
     going_on: list[tuple[int, Callable[[], Any]]] = [(at, partial(next, each)) for at, (each, _) in enumerate(asking)]
     while going_on:
@@ -60,6 +75,8 @@ def together(asking: Sequence[tuple[Asking[Any], Context]]) -> list[Outcome]:
                 outcomes[at] = None, error
             else:
                 asked.setdefault(answer_all, []).append((at, item))
+        if any(hasattr(answer_all, _WAITS) for answer_all in asked):
+            before_waiting()
         going_on = [
             (at, _resume(asking[at][0], answer))
             for answer_all, questions in asked.items()

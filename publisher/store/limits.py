@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import math
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,8 +110,12 @@ class UploadSlots:
         return query
 
 
+NoRoom = Callable[[Connection, str], TooMany | None]
+"""Returns why there is no room for one more ticket of a user; None if there is."""
+
+
 class QueueCapacity:
-    """Decides whether more tickets are accepted.
+    """Decides whether more tickets are accepted. Several threads may use it.
 
     Counting a hundred thousand tickets takes 20 ms. So they are counted once a second, and again before one is refused.
     In between, the tickets of this process are added; those of other processes need not be noticed at once.
@@ -117,34 +123,53 @@ class QueueCapacity:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+        self._lock = threading.Lock()
         self._all = _Count()
         self._by_owner: dict[str, _Count] = {}
+        self._pending = Counter[str]()
+        """How many tickets of each user are in transactions that have not ended. Counting does not find them yet."""
 
-    def room(self, connection: Connection) -> Callable[[str], TooMany | None]:
-        """Return a function for one transaction. It returns why there is no room for one more ticket of a user; None
-        if there is, and then the transaction must create it."""
+    @contextmanager
+    def room(self) -> Iterator[NoRoom]:
+        """Yield a function for one transaction, which must end before this does. If the function says that there is
+        room for a ticket, the transaction must create it."""
+        accepted = Counter[str]()
+
+        def refusal(connection: Connection, owner: str) -> TooMany | None:
+            with self._lock:
+                if refused := self._refusal(connection, owner, began):
+                    return refused
+                accepted[owner] += 1
+                self._pending[owner] += 1
+            return None
+
+        began = time.monotonic()
+        try:
+            yield refusal
+        finally:
+            with self._lock:
+                self._pending -= accepted
+
+    def _refusal(self, connection: Connection, owner: str, began: float) -> TooMany | None:
+        """Return why a transaction that began then may not create a ticket. Otherwise, count that ticket."""
         if len(self._by_owner) > _OWNERS_COUNTED:
             self._by_owner.clear()
-        began, accepted, limits = time.monotonic(), Counter[str](), self._limits
+        limits, mine = self._limits, self._by_owner.setdefault(owner, _Count())
 
-        def is_full(count: _Count, limit: int, pending: int, owner: str | None) -> bool:
+        def is_full(count: _Count, limit: int, owner: str | None) -> bool:
             kept_seconds = 0 if count.queued >= limit else _COUNT_AGAIN_SECONDS
             if limit and count.counted < began - kept_seconds:
+                pending = self._pending.total() if owner is None else self._pending[owner]
                 count.queued, count.counted = _queued(connection, limit, owner) + pending, began
             return 0 < limit <= count.queued
 
-        def refusal(owner: str) -> TooMany | None:
-            mine = self._by_owner.setdefault(owner, _Count())
-            if is_full(mine, limits.user_queue, accepted[owner], owner):
-                return TooMany(f"{limits.user_queue} of your images are waiting to be published; try again later")
-            if is_full(self._all, limits.queue, accepted.total(), None):
-                return TooMany(f"{limits.queue} images are waiting to be published; try again later")
-            accepted[owner] += 1
-            mine.queued += 1
-            self._all.queued += 1
-            return None
-
-        return refusal
+        if is_full(mine, limits.user_queue, owner):
+            return TooMany(f"{limits.user_queue} of your images are waiting to be published; try again later")
+        if is_full(self._all, limits.queue, None):
+            return TooMany(f"{limits.queue} images are waiting to be published; try again later")
+        mine.queued += 1
+        self._all.queued += 1
+        return None
 
 
 @dataclass(slots=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, and_, bindparam, delete, select
 
+from publisher.core.asking import waits
 from publisher.core.errors import Conflict, InvalidRequest
 from publisher.core.image import Image
 from publisher.core.ticket import Older, Phase, Progress, State, Ticket, ticket_uri
@@ -30,7 +31,7 @@ from publisher.store.database import (
     writing,
 )
 from publisher.store.images import IMAGE_COLUMNS, hold_ready_images, image_of_values
-from publisher.store.limits import QueueCapacity
+from publisher.store.limits import NoRoom, QueueCapacity
 from publisher.store.prepared import Prepared, insert_into_several, insert_rows, is_one_of
 from publisher.store.ticket_rows import TICKET_COLUMNS, ticket_of
 
@@ -176,6 +177,7 @@ class NewTickets:
                 return [_basis(connection, group[0])]
             return _bases(connection, group)
 
+    @waits
     def create_all(self, group: Sequence[TicketWanted]) -> Sequence[Ticket | BaseException]:
         """Commit queued tickets and their actors' audit entries. Return each one's ticket, or why there is none.
 
@@ -185,8 +187,8 @@ class NewTickets:
         began = time.monotonic()
         commits = False
         try:
-            with writing(self._engine) as connection:
-                verdicts = self._write(connection, group)
+            with self._capacity.room() as no_room, writing(self._engine) as connection:
+                verdicts = self._write(connection, group, no_room)
                 commits = True
             return verdicts
         except BaseException as error:
@@ -201,15 +203,16 @@ class NewTickets:
         waited = time.monotonic() - began
         wait_seconds = None if waited < _HARDLY_WAITED_SECONDS else max(0.0, busy_seconds() - waited)
         try:
-            with writing(self._engine, wait_seconds=wait_seconds) as connection:
-                return self._write(connection, [wanted])[0]
+            with self._capacity.room() as no_room, writing(self._engine, wait_seconds=wait_seconds) as connection:
+                return self._write(connection, [wanted], no_room)[0]
         except BaseException as error:
             return error
 
-    def _write(self, connection: Connection, group: Sequence[TicketWanted]) -> list[Ticket | Exception]:
+    def _write(
+        self, connection: Connection, group: Sequence[TicketWanted], no_room: NoRoom
+    ) -> list[Ticket | Exception]:
         now, ready = hold_ready_images(connection, {each.new.image_id for each in group})
         taken = _taken_keys(connection, [each.key for each in group if each.key], now)
-        no_room = self._capacity.room(connection)
 
         def refusal(wanted: TicketWanted) -> Exception | None:
             if wanted.new.image_id not in ready:
@@ -218,7 +221,7 @@ class NewTickets:
                 return InvalidRequest("is in the past", field="expires")
             if wanted.key and wanted.key.name in taken:
                 return KeyTaken()
-            if full := no_room(wanted.new.owner):
+            if full := no_room(connection, wanted.new.owner):
                 return full
             if wanted.key:
                 taken.add(wanted.key.name)

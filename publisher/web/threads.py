@@ -7,6 +7,7 @@ import contextvars
 import threading
 import typing
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, ParamSpec, TypeVar
@@ -18,6 +19,9 @@ from publisher.core.asking import together
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _Item = TypeVar("_Item")
+_Outcome = tuple[Any, BaseException | None]
+_Work = Callable[[Sequence[_Item]], Sequence[_Outcome]]
+_OverlappingWork = Callable[[Sequence[_Item], Callable[[], None]], Sequence[_Outcome]]
 
 _READERS, _READERS_MOST = 4, 40
 """Number of threads that read, and of those if all of them wait: for a password's turn, or for a slow database. More
@@ -177,18 +181,23 @@ class Together(Generic[_Item]):
 
     Nobody waits for company: an item that comes while the thread is idle is worked on at once, and alone. The more
     come, the more the thread takes at a time. Its results reach an event loop in one go, too.
+
+    If `work` waits for something in the end, such as the disk, it can let a second thread begin with the next items.
     """
 
     def __init__(
         self,
         name: str,
-        work: Callable[[Sequence[_Item]], Sequence[tuple[Any, BaseException | None]]],
+        work: _Work[_Item] | _OverlappingWork[_Item],
         *,
+        overlaps: bool = False,
         at_most: int | None = None,
         waiting_max: int | None = None,
         wait_seconds: float | None = None,
     ) -> None:
         """`work` gets at most so many items, and returns what each one results in, or the error to raise.
+
+        If it `overlaps`, it also gets a function to call before it waits: then the second thread begins.
 
         `waiting_max` items may wait for the thread, for `wait_seconds`; None: no limit.
         """
@@ -199,6 +208,9 @@ class Together(Generic[_Item]):
         self._wait_seconds = wait_seconds
         self._waiting: SimpleQueue[_Waiting[_Item]] = SimpleQueue()
         self._lock = threading.Lock()
+        self._overlaps = overlaps
+        self._turn = threading.Lock()
+        """Of the thread that takes items, and works on them until it waits."""
         self._started = False
 
     def __len__(self) -> int:
@@ -232,12 +244,15 @@ class Together(Generic[_Item]):
             if self._started:
                 return
             self._started = True
-        threading.Thread(target=self._run, name=self._name, daemon=True).start()
+        for _ in range(2 if self._overlaps else 1):
+            threading.Thread(target=self._run, name=self._name, daemon=True).start()
 
     def _run(self) -> None:
         while True:
-            if batch := self._next():
-                self._work_on(batch)
+            with ExitStack() as turn:
+                turn.enter_context(self._turn)
+                if batch := self._next():
+                    self._work_on(batch, turn.close)
             del batch  # an idle thread keeps no request
 
     def _next(self) -> list[_Waiting[_Item]]:
@@ -254,9 +269,13 @@ class Together(Generic[_Item]):
                 each.taken = True
         return batch  # empty if all of them have waited too long
 
-    def _work_on(self, batch: list[_Waiting[_Item]]) -> None:
+    def _work_on(self, batch: list[_Waiting[_Item]], before_waiting: Callable[[], None]) -> None:
+        items = [each.item for each in batch]
         try:
-            outcomes = self._work([each.item for each in batch])
+            if self._overlaps:
+                outcomes = typing.cast(_OverlappingWork[_Item], self._work)(items, before_waiting)
+            else:
+                outcomes = typing.cast(_Work[_Item], self._work)(items)
         except BaseException as error:
             outcomes = [(None, RuntimeError(f"the thread for several was stopped: {error!r}"))] * len(batch)
         ended: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any, BaseException | None]]] = {}
@@ -291,7 +310,12 @@ writers = Threads("writer", _WRITERS, waiting_max=_WAITING_MAX, wait_seconds=_WA
 
 asking_to_read = Together("reader for several", together, at_most=_AT_MOST)
 asking_to_write = Together(
-    "writer for several", together, at_most=_AT_MOST, waiting_max=_WAITING_MAX, wait_seconds=_WAIT_SECONDS
+    "writer for several",
+    together,
+    overlaps=True,
+    at_most=_AT_MOST,
+    waiting_max=_WAITING_MAX,
+    wait_seconds=_WAIT_SECONDS,
 )
 """The threads that run functions that ask the store, for all requests that wait."""
 waking = Together("waker", together)

@@ -15,7 +15,7 @@ from publisher.store import Store
 from publisher.store.database import reading, tickets
 from publisher.store.engine import open_engine
 from publisher.store.leases import Claim
-from publisher.store.limits import Limits
+from publisher.store.limits import Limits, QueueCapacity
 from tests.patience import PATIENCE
 from tests.records import add_ticket, put_back
 
@@ -216,6 +216,19 @@ def test_tickets_of_another_process_are_counted_within_a_second(
     monkeypatch.setattr("publisher.store.limits._COUNT_AGAIN_SECONDS", 0.0)
     with pytest.raises(TooMany):
         add_ticket(store)
+
+
+@pytest.mark.parametrize("limits", [Limits(queue=2), Limits(user_queue=2)])
+def test_tickets_of_transactions_that_have_not_ended_are_counted(sqlite_store: Store, limits: Limits) -> None:
+    capacity = QueueCapacity(limits)
+    with reading(sqlite_store.engine) as connection:
+        with capacity.room() as first:
+            assert [first(connection, "root") for _ in range(2)] == [None, None]
+            with capacity.room() as second:
+                assert isinstance(second(connection, "root"), TooMany)
+        # It was rolled back: the store has no tickets.
+        with capacity.room() as third:
+            assert third(connection, "root") is None
 
 
 def test_counting_reads_only_an_index(sqlite_store: Store) -> None:

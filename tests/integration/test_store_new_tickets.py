@@ -69,9 +69,9 @@ class Together:
         """The number of tickets in each transaction."""
         write = NewTickets._write
 
-        def note(new_tickets: Any, connection: Any, group: Sequence[Any]) -> Any:
+        def note(new_tickets: Any, connection: Any, group: Sequence[Any], *others: Any) -> Any:
             self.groups.append(len(group))
-            return write(new_tickets, connection, group)
+            return write(new_tickets, connection, group, *others)
 
         monkeypatch.setattr(NewTickets, "_write", note)
 
@@ -294,8 +294,8 @@ def test_each_gets_its_ticket_although_the_writing_of_all_is_stopped(
 ) -> None:
     write = NewTickets._write
 
-    def stop(new_tickets: Any, connection: Any, group: Sequence[Any]) -> Any:
-        verdicts = write(new_tickets, connection, group)
+    def stop(new_tickets: Any, connection: Any, group: Sequence[Any], *others: Any) -> Any:
+        verdicts = write(new_tickets, connection, group, *others)
         if len(group) == 3:
             raise SystemExit
         return verdicts
@@ -311,12 +311,12 @@ def test_tickets_are_created_over_another_connection_if_the_first_is_lost(
 ) -> None:
     write = NewTickets._write
 
-    def lose(new_tickets: Any, connection: Any, group: Sequence[Any]) -> Any:
+    def lose(new_tickets: Any, connection: Any, group: Sequence[Any], *others: Any) -> Any:
         if len(group) == 2:
             pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
             with reading(store.engine) as another:
                 another.execute(text("SELECT pg_terminate_backend(:pid, 10000)"), {"pid": pid})
-        return write(new_tickets, connection, group)
+        return write(new_tickets, connection, group, *others)
 
     monkeypatch.setattr(NewTickets, "_write", lose)
     made = together.create(store, creating(store, "one"), creating(store, "two"))
@@ -361,10 +361,10 @@ def test_whoever_waits_too_long_for_the_store_gets_no_ticket(sqlite_url: str, mo
     go_on = threading.Event()
     write = NewTickets._write
 
-    def hold(new_tickets: Any, connection: Any, group: Sequence[Any]) -> Any:
+    def hold(new_tickets: Any, connection: Any, group: Sequence[Any], *others: Any) -> Any:
         began.set()
         assert go_on.wait(LONG)
-        return write(new_tickets, connection, group)
+        return write(new_tickets, connection, group, *others)
 
     monkeypatch.setattr(NewTickets, "_write", hold)
     with ThreadPoolExecutor(1) as pool:

@@ -45,8 +45,8 @@ def create_app() -> real.Intake:
                 time.sleep(0.001)
         return bases(new_tickets, group)
 
-    def write_and_die(new_tickets: NewTickets, connection: Any, group: Sequence[Any]) -> Any:
-        verdicts = write(new_tickets, connection, group)
+    def write_and_die(new_tickets: NewTickets, connection: Any, group: Sequence[Any], *others: Any) -> Any:
+        verdicts = write(new_tickets, connection, group, *others)
         die(group, BEFORE_COMMIT)
         return verdicts
 

@@ -7,7 +7,7 @@ from contextvars import Context, ContextVar, copy_context
 
 import pytest
 
-from publisher.core.asking import Asking, alone, ask, together
+from publisher.core.asking import Asking, alone, ask, together, waits
 
 
 class Answering:
@@ -111,3 +111,22 @@ def test_each_function_runs_in_its_context() -> None:
 
     found = together([(named(), context("a")), (named(), context("b"))])
     assert [result for result, _ in found] == ["aa", "bb"]
+
+
+def test_what_waits_is_announced_before_it_is_called() -> None:
+    @waits
+    def store(numbers: Sequence[int]) -> Sequence[int]:
+        calls.append(f"store {list(numbers)}")
+        return numbers
+
+    def look_up(numbers: Sequence[int]) -> Sequence[int]:
+        calls.append(f"look up {list(numbers)}")
+        return numbers
+
+    def asking(number: int) -> Asking[int]:
+        found = yield from ask(look_up, number)
+        return (yield from ask(store, found)) if found else 0
+
+    calls: list[str] = []
+    together([(asking(each), copy_context()) for each in (0, 1, 2)], lambda: calls.append("waits"))
+    assert calls == ["look up [0, 1, 2]", "waits", "store [1, 2]"]

@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -216,3 +216,50 @@ def test_an_item_that_has_waited_too_long_is_refused_and_never_worked_on(monkeyp
     thread = Together("test", work, wait_seconds=60.0 * PATIENCE)
     asyncio.run(run())
     assert work.groups == [[0], [4]]
+
+
+def test_the_next_items_are_begun_while_the_first_ones_wait() -> None:
+    def work(items: Sequence[int], before_waiting: Callable[[], None]) -> list[tuple[int, None]]:
+        began.append(list(items))
+        if 0 in items:
+            before_waiting()
+            before_waiting()
+            assert others_have_begun.wait(20 * PATIENCE)
+        else:
+            others_have_begun.set()
+        return [(each, None) for each in items]
+
+    async def run() -> list[int]:
+        first = asyncio.create_task(thread.do(0))
+        while not began:
+            await asyncio.sleep(0.001)
+        return [await thread.do(1), await first]
+
+    began: list[list[int]] = []
+    others_have_begun = threading.Event()
+    thread: Together[int] = Together("test", work, overlaps=True)
+    assert asyncio.run(run()) == [1, 0]
+    assert began == [[0], [1]]
+
+
+def test_no_items_are_begun_while_the_first_ones_do_not_wait() -> None:
+    work = Work()
+
+    def never_waits(items: Sequence[int], before_waiting: Callable[[], None]) -> list[tuple[int, BaseException | None]]:
+        return work(items)
+
+    assert asyncio.run(together(Together("test", never_waits, overlaps=True), work, 2, 4, 6)) == [4, 8, 12]
+    assert work.groups == [[0], [2, 4, 6]]
+
+
+def test_a_thread_that_was_stopped_lets_the_next_one_begin() -> None:
+    def work(items: Sequence[int], before_waiting: Callable[[], None]) -> list[tuple[int, None]]:
+        if 0 in items:
+            raise SystemExit
+        return [(each, None) for each in items]
+
+    async def run() -> list[object]:
+        return [type(await outcome(thread, 0)), await thread.do(1), type(await outcome(thread, 0)), await thread.do(2)]
+
+    thread: Together[int] = Together("test", work, overlaps=True)
+    assert asyncio.run(run()) == [RuntimeError, 1, RuntimeError, 2]
