@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -30,7 +31,7 @@ from publisher.core.errors import (
 )
 from publisher.core.image import Image, appliance_uri, image_uri, open_under
 from publisher.core.settings import Settings
-from publisher.core.ticket import MIB, Account, CloudRef, Phase, State, Target, ticket_download_uri, ticket_uri
+from publisher.core.ticket import MIB, Account, CloudRef, Older, Phase, State, Target, ticket_download_uri, ticket_uri
 from publisher.core.vault import Vault
 from publisher.files.disk_format import DiskFile, examine_opened
 from publisher.outbound.policy import OutboundPolicy
@@ -49,6 +50,7 @@ logger = logging.getLogger(__name__)
 
 _HASHES_TRUSTED = ("sha512", "sha256", "md5")
 """Hashes that a cloud may report for an image it received. The first that it reports is compared."""
+Result = TypeVar("Result")
 _FINISHING = Phase.FINISHING, "Finishing"
 _EXAMINED_MAX = 256
 _examined: dict[tuple[object, ...], DiskFile] = {}
@@ -125,8 +127,8 @@ class Attempt:
     def outcome(self) -> State:
         """Do the work and record how it ended. Raises only `LeaseLost` and `SQLAlchemyError`."""
         try:
-            if self._ticket.state is State.WITHDRAWING:
-                return self._withdraw()
+            if self._ticket.state in (State.WITHDRAWING, State.PUBLISHED):
+                return self._change_published()
             try:
                 return self._decide()
             except Cancelled:  # the store reported it while the outcome was recorded
@@ -399,21 +401,27 @@ class Attempt:
     def _words(self, error: Exception) -> str:
         return self._account.hide_secrets(str(error)) if self._account else str(error)
 
-    # Withdrawals ----------------------------------------------------------------------------------
+    # What happens to a published image ------------------------------------------------------------
 
-    def _withdraw(self) -> State:
-        """Delete what the ticket has published, and prove that it is gone.
+    def _change_published(self) -> State:
+        """Withdraw what the ticket has published, or hide or rename it because a newer image replaces it.
 
         If the cloud refuses, or does not answer until the deadline, the ticket is published as before.
         """
         try:
             self._lease.check()
+            if self._ticket.retire:
+                self._refuse_if_used(self._lease.check)
+            if self._ticket.state is State.PUBLISHED:
+                words = self._retire(self._lease.check)
+                self._leases.retired(self._claim, words=words)
+                return State.PUBLISHED
             self._remove_all(self._lease.check)
         except (LeaseLost, SQLAlchemyError):
             raise
         except ShuttingDown:
             self._leases.hand_over(self._claim)
-            return State.WITHDRAWING
+            return self._ticket.state
         except DeadlinePassed:
             return self._withdrawn_too_late(self._ticket.error)
         except (PermanentCloudError, InvalidRequest, ConfigurationError) as error:
@@ -425,6 +433,22 @@ class Attempt:
             return self._withdraw_later("an unexpected error in the worker", Reason.INTERNAL)
         self._leases.withdrawn(self._claim, words="Withdrawn: nothing is left in the cloud")
         return State.WITHDRAWN
+
+    def _refuse_if_used(self, check: Callable[[], None]) -> None:
+        """Raise `PermanentCloudError` if the image that a newer one replaces is in use."""
+        cloud_id = str(self._ticket.cloud_id)
+        if why := self._at_first(check, lambda cloud: cloud.in_use(cloud_id)):
+            raise PermanentCloudError(f"the image is in use: {why}", reason=Reason.REFUSED)
+
+    def _retire(self, check: Callable[[], None]) -> str:
+        """Hide or rename the image, and return words for the ticket's history. Can be repeated."""
+        cloud, cloud_id = self._connect(check), str(self._ticket.cloud_id)
+        check()
+        if self._ticket.retire == Older.HIDE:
+            cloud.hide(cloud_id, self._tags)
+            return "Hidden in the cloud"
+        cloud.rename(cloud_id, self._tags, self._ticket.dated_name)
+        return f"Renamed to '{self._ticket.dated_name}' in the cloud"
 
     def _remove_all(self, check: Callable[[], None]) -> None:
         """Delete all that the journal lists and all that has the ticket's tags, and search the cloud again.
@@ -446,36 +470,49 @@ class Attempt:
             raise TransientCloudError(f"the cloud still lists {left} after its deletion")
 
     def _tagged(self, check: Callable[[], None]) -> Sequence[Tagged]:
+        return self._at_first(check, lambda cloud: cloud.tagged_by(self._tags))
+
+    def _at_first(self, check: Callable[[], None], call: Callable[[BoundedCloud], Result]) -> Result:
+        """Return what a call returns that may be the first one after the sign-in."""
         cloud = self._connect(check)
         try:
-            return cloud.tagged_by(self._tags)
+            return call(cloud)
         except CloudError:
             # The sign-in of an earlier ticket may be of no use any more, as for a publication.
             if not cloud.kept or cloud.left:
                 raise
             cloud.close(check)
             self._cloud = None
-            return self._connect(check).tagged_by(self._tags)
+            return call(self._connect(check))
 
     def _withdraw_later(self, error: str, reason: Reason, retry_after_seconds: float | None = None) -> State:
         left = self._lease.seconds_left
         if left <= 0:
             return self._withdrawn_too_late(error)
         delay = min(retry_delay(self._settings, self._ticket.attempt, retry_after_seconds), left)
-        logger.warning("ticket %d: withdrawing: %s; again in %.1f s", self._ticket.id, error, delay)
-        self._leases.withdraw_later(self._claim, delay_seconds=delay, error=error, reason=reason)
+        logger.warning("ticket %d: %s: %s; again in %.1f s", self._ticket.id, self._not_done, error, delay)
+        published = self._ticket.state is State.PUBLISHED
+        words = f"{self._not_done} yet: {error}" if published else error
+        self._leases.withdraw_later(self._claim, delay_seconds=delay, error=words, reason=reason)
         metrics.RETRIES.labels(self._ticket.platform, reason).inc()
-        return State.WITHDRAWING
+        return self._ticket.state
+
+    @property
+    def _not_done(self) -> str:
+        """Words for what could not be done with the published image."""
+        return {Older.HIDE: "not hidden", Older.RENAME: "not renamed"}.get(
+            Older(self._ticket.retire or Older.WITHDRAW), "not withdrawn"
+        )
 
     def _withdrawn_too_late(self, last_error: str | None) -> State:
         words = f"given up after {_duration(self._settings.deadline_seconds)}"
         if last_error:
-            words += f"; the last error: {last_error}"
+            words += f"; the last error: {last_error.removeprefix(f'{self._not_done} yet: ')}"
         # A deletion whose answer was lost may still take effect.
         return self._not_withdrawn(words, Reason.DEADLINE, left="perhaps still in the cloud")
 
     def _not_withdrawn(self, error: str, reason: Reason, *, left: str) -> State:
-        logger.warning("ticket %d: not withdrawn: %s", self._ticket.id, error)
+        logger.warning("ticket %d: %s: %s", self._ticket.id, self._not_done, error)
         states = {entry.cloud_id: entry.state for entry in self._journal.entries()}
         if states.get(str(self._ticket.cloud_id)) == "gone":
             # The cloud has confirmed each deletion. Only the last search for leftovers has failed.
@@ -484,7 +521,7 @@ class Attempt:
             return State.WITHDRAWN
         ids = [id for id, state in states.items() if state != "gone"] or [str(self._ticket.cloud_id)]
         detail = f"{left}: {', '.join(ids)}"
-        self._leases.not_withdrawn(self._claim, error=f"not withdrawn: {error}", detail=detail, reason=reason)
+        self._leases.not_withdrawn(self._claim, error=f"{self._not_done}: {error}", detail=detail, reason=reason)
         return State.PUBLISHED
 
     # Parts ----------------------------------------------------------------------------------------

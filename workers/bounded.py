@@ -174,6 +174,15 @@ class BoundedCloud:
         with self._pulse.checking(check):
             self._call("release", lambda: self._cloud.release(cloud_id, tags))
 
+    def in_use(self, cloud_id: str) -> str | None:
+        return self._call("in_use", lambda: self._cloud.in_use(cloud_id))
+
+    def hide(self, cloud_id: str, tags: Tags) -> None:
+        self._call("hide", lambda: self._cloud.hide(cloud_id, tags))
+
+    def rename(self, cloud_id: str, tags: Tags, name: str) -> None:
+        self._call("rename", lambda: self._cloud.rename(cloud_id, tags, name))
+
     def tagged(self, deployment: str) -> Sequence[Tagged]:
         return self._call("tagged", lambda: self._cloud.tagged(deployment))
 

@@ -33,6 +33,11 @@ WITHDRAWALS = counter(
     "Attempts to withdraw an image, by the resulting state of the ticket (`published`: the cloud refused), or `lost`.",
     ["platform", "outcome"],
 )
+RETIREMENTS = counter(
+    "publisher_retirements",
+    "Attempts to hide or rename an image that a newer one of its lineage replaces: `published`, or `lost`.",
+    ["platform", "outcome"],
+)
 RETRIES = counter("publisher_retries", "Attempts that will be retried, by reason.", ["platform", "reason"])
 FAILURES = counter("publisher_failures", "Failed tickets, by reason.", ["platform", "reason"])
 LEASES_LOST = counter(

@@ -45,6 +45,9 @@ from workers.webhook_sender import Notifier
 
 logger = logging.getLogger(__name__)
 Record = TypeVar("Record")
+_SPANS = {State.WITHDRAWING: "withdraw", State.PUBLISHED: "retire"}
+_COUNTED = {State.WITHDRAWING: metrics.WITHDRAWALS, State.PUBLISHED: metrics.RETIREMENTS}
+"""The names of spans, and what counts attempts, by the state of the ticket that is claimed."""
 
 
 class LeaseFreed(LeaseLost):
@@ -126,7 +129,7 @@ class Runner:
         with (
             bound(attempt=ticket.attempt, request_id=ticket.request_id),
             tracing.span(
-                "withdraw" if ticket.state is State.WITHDRAWING else "publish",
+                _SPANS.get(ticket.state, "publish"),
                 attributes,
                 traceparent=ticket.traceparent,
             ) as span,
@@ -148,8 +151,7 @@ class Runner:
                 attempt = Attempt(self._store, self._vault, self._settings, self._policy, lease)
                 outcome = state = attempt.outcome()
         finally:
-            withdraws = claim.ticket.state is State.WITHDRAWING
-            counted = metrics.WITHDRAWALS if withdraws else metrics.ATTEMPTS
+            counted = _COUNTED.get(claim.ticket.state, metrics.ATTEMPTS)
             counted.labels(claim.ticket.platform, outcome).inc()
         logger.info("ticket %d: %s", ticket_id, state)
         if state in (State.QUEUED, State.WITHDRAWING) and self._drain.over and self._wakeups:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from publisher.cli import openstack_login
+from publisher.cli import lifetime_options, openstack_login
 from publisher.cli.accounts_command import find_account
 from publisher.cli.command import (
     CLOUD_VARIABLE,
@@ -32,6 +32,7 @@ from publisher.cli.command import (
     whole_number,
 )
 from publisher.cli.images_command import FIRST_APPLIANCE, Format, Link, delete_image, find_image, register_file, warn
+from publisher.cli.lifetime_options import Expires, Keep, Lineage, Older
 from publisher.cli.openstack_login import (
     ACCOUNT,
     TARGET,
@@ -80,6 +81,7 @@ _OPTIONS = {
     "minRam": "--min-ram",
     "protected": "--protected",
     "visibility": "--visibility",
+    **lifetime_options.OPTIONS,
 }
 """The options and variables that set the elements of a request."""
 _LISTS = {"properties": "--property", "tags": "--tag", "sharedWith": "--share"}
@@ -95,6 +97,7 @@ _NUMBER_MAX = (1 << 31) - 1
         "publish 7 --account production --project demo --preflight --wait",
         "publish 7 --property os_distro=debian --tag golden --min-disk 20 --share web",
         'publish 7 --name-template "{name}-{version}-{date}"',
+        "publish 7 --account production --lineage web --older withdraw --keep 2",
         "publish 7 --wait --timeout 3600 --json < password --password-stdin",
     )
 )
@@ -229,6 +232,10 @@ def publish(
             rich_help_panel=ATTRIBUTES,
         ),
     ] = None,
+    expires: Expires = None,
+    lineage: Lineage = None,
+    older: Older = None,
+    keep: Keep = None,
     ca_bundle: CaBundle = None,
     format: Format = None,
     link: Link = False,
@@ -280,6 +287,7 @@ def publish(
             image_id=found.id if found else 0,
             platform=platform,
             target=target,
+            **lifetime_options.lifetime(expires, lineage, older, keep),
         )
         if stored:
             request = _with_stored(installation, context, request, stored)

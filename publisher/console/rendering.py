@@ -21,9 +21,11 @@ from markupsafe import Markup, escape
 from publisher.core.cloud_check import Explored, Place
 from publisher.core.errors import InvalidRequest
 from publisher.core.name_template import PLACEHOLDERS
+from publisher.core.ticket import Older
 from publisher.platforms.attributes import ITEMS
 from publisher.platforms.platform import (
     CRED_ACCOUNT,
+    LIFETIME,
     NAME_TEMPLATE,
     STRING_LIMIT,
     Document,
@@ -229,8 +231,19 @@ _CALLED = {
     "sha256sum": "SHA-256",
     "minDisk": "Minimum disk in GiB",
     "minRam": "Minimum memory in MiB",
+    "older": "Older images of the lineage",
+    "keep": "Images that stay",
+}
+_OLDER = {
+    Older.HIDE: "Hide in the cloud",
+    Older.RENAME: "Rename with their date",
+    Older.WITHDRAW: "Withdraw all but the newest",
 }
 _HINTS = {
+    "expires": "When the service withdraws the image, such as 2027-01-31T18:00:00Z; needs a stored account",
+    "lineage": "A name for images that replace each other",
+    "older": "All but the first choice need a stored account",
+    "keep": "How many images of the lineage stay, if older ones are withdrawn",
     "displayName": "Defaults to the name of the image",
     "nameTemplate": "A name for each image that has no other, such as {name}-{version}-{date}; possible are "
     + ", ".join(f"{{{name}}}" for name in PLACEHOLDERS),
@@ -315,6 +328,14 @@ def attribute_elements(platform: Platform) -> list[Element]:
     """Return the fields of the image attributes that the platform takes, and that of the name's template."""
     fields = (*platform.attribute_fields, *NAME_TEMPLATE)
     return [_element(platform, each, "", required=False) for each in fields]
+
+
+def lifetime_elements(platform: Platform) -> list[Element]:
+    """Return the fields that say how long images stay: the new one, and older ones of its lineage."""
+    made = [_element(platform, each, "", required=False) for each in LIFETIME]
+    offered = [(each, label) for each, label in _OLDER.items() if each in (Older.WITHDRAW, *platform.older)]
+    choices = ("", "Leave as they are"), *offered
+    return [replace(each, kind="choice", options=choices) if each.name == "older" else each for each in made]
 
 
 def template_element(platform: Platform) -> Element:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
 from publisher.core.errors import own
 from publisher.core.image import Image, appliance_uri, image_uri
+from publisher.core.names import NAME_MAX
 
 MIB = 1 << 20
 _SECRET_LENGTH_MIN = 3
@@ -68,8 +70,14 @@ class Older(StrEnum):
     """What happens to the older images of a lineage when a new one is published."""
 
     LEAVE = "leave"
+    HIDE = "hide"
+    RENAME = "rename"
+    """Their names get the time at which they were published."""
     WITHDRAW = "withdraw"
     """Those beyond the newest `keep` images are withdrawn."""
+
+
+_RETIRED = {Older.HIDE: "hidden", Older.RENAME: "renamed"}
 
 
 class Phase(StrEnum):
@@ -187,7 +195,7 @@ class Ticket:
     failure: str | None = None
     """Why it fails as soon as its leftovers are deleted; None if it has not failed yet."""
     withdrawal: float | None = None
-    """When its withdrawal was last requested; None if it never was. It may be published nevertheless."""
+    """When its withdrawal, or a change because a newer image replaces it, was last requested; None if it never was."""
     expires: float | None = None
     """When the service withdraws the image; None if it does not."""
     lineage: str | None = None
@@ -196,6 +204,11 @@ class Ticket:
     """How many images of the lineage stay published, at least 1."""
     older: str | None = None
     """What happens to older images of the lineage when this one is published: one of `Older`."""
+    retire: str | None = None
+    """What a worker must still do with the published image because a newer one of its lineage replaces it: an `Older`.
+    `withdraw` only while the ticket is being withdrawn."""
+    retired: str | None = None
+    """What was done with it for that reason last: `hide` or `rename`."""
     shown_id: str | None = None
     """The cloud's own id of the image, if that is not `cloud_id`, the handle that stands for all its parts."""
 
@@ -205,9 +218,9 @@ class Ticket:
 
     @property
     def counts_from(self) -> float:
-        """When its deadline begins: when it was accepted, or when its withdrawal was requested."""
-        withdraws = self.state in (State.WITHDRAWING, State.WITHDRAWN)
-        return self.withdrawal if withdraws and self.withdrawal else self.accepted
+        """When its deadline begins: when it was accepted, or when its withdrawal or retirement was requested."""
+        changes = self.state in (State.WITHDRAWING, State.WITHDRAWN) or self.retire is not None
+        return self.withdrawal if changes and self.withdrawal else self.accepted
 
     @property
     def id_in_cloud(self) -> str | None:
@@ -241,7 +254,9 @@ class Ticket:
                 return "Queued"
             case State.PUBLISHED:
                 words = f"Published in {self.region}" if self.region else "Published"
-                return f"{words}; {self.not_withdrawn}" if self.not_withdrawn else words
+                if self.not_withdrawn:
+                    return f"{words}; {self.not_withdrawn}"
+                return f"{words}; {_RETIRED[Older(self.retired)]}: a newer image replaces it" if self.retired else words
             case State.FAILED:
                 return "Failed"
             case State.CANCELLED:
@@ -261,8 +276,14 @@ class Ticket:
 
     @property
     def not_withdrawn(self) -> str | None:
-        """Why the image is still published after a request to withdraw it; None without such a request."""
+        """Why the image is published as before after a request to withdraw, hide or rename it; None without one."""
         return self.error if self.state is State.PUBLISHED and self.withdrawal else None
+
+    @property
+    def dated_name(self) -> str:
+        """The name of the image once a newer one replaces it: with the time at which it was published, in UTC."""
+        at = f"-{datetime.fromtimestamp(self.finished or self.accepted, UTC):%Y-%m-%d-%H%M%S}"
+        return self.name[: NAME_MAX - len(at)] + at
 
     @property
     def region(self) -> str | None:

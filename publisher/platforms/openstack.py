@@ -98,6 +98,7 @@ class OpenStack(Platform):
     basic_plane: bool = True  # Glance answers 400 on any database: its `no_4byte_params`
     formats: tuple[str, ...] = ("openstackqcow2", "openstackvdi", "openstackvhd", "openstackvmdk")
     takes: tuple[str, ...] = ("raw", "ISO")
+    older: frozenset[str] = frozenset({"hide", "rename"})
     explored: Mapping[str, str] = field(
         default_factory=lambda: {"keystoneProject": "projects", "tenantName": "projects", "publishLocation": "regions"}
     )

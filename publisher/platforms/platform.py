@@ -229,6 +229,8 @@ IMAGE_ATTRIBUTES = json_only(
     )
 )
 """What an image can be given in a cloud. Each platform takes some of them."""
+LIFETIME = json_only((*date_times("expires"), *strings("lineage", "older"), *integers("keep", minimum=1)))
+"""How long images stay, for forms: the published one, and older ones of its lineage."""
 NAME_TEMPLATE = (Field("nameTemplate", limit=NAME_MAX, json_only=True),)
 """In an account, for the images that are published with it; in a published image, for this one."""
 
@@ -291,6 +293,8 @@ class Platform:
     """The values that an element may have, each with its label, by the element's name."""
     attributes: frozenset[str] = frozenset()
     """Names of the image attributes (`IMAGE_ATTRIBUTES`) that it takes. A request with another one is refused."""
+    older: frozenset[str] = frozenset()
+    """What its plugin can do with older images of a lineage, besides withdrawing them: `hide`, `rename`."""
     explored: Mapping[str, str] = field(default_factory=dict)
     """The target's elements that name something that an account can see: `projects`, `regions` or `networks`."""
 

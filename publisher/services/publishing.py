@@ -206,11 +206,12 @@ def checked(
         if not basis.signs:
             raise no_signing_secret(request.owner, "notify")
     older = _older(request)
-    for name, withdraws in (("expires", request.expires is not None), ("older", older is Older.WITHDRAW)):
-        if withdraws and stored is None:
+    changes_older = older not in (None, Older.LEAVE)
+    for name, signs_in in (("expires", request.expires is not None), ("older", changes_older)):
+        if signs_in and stored is None:
             raise InvalidRequest(
-                "needs a stored account, without secrets in the request: the service signs in again to withdraw an"
-                " image",
+                "needs a stored account, without secrets in the request: the service signs in again to change or"
+                " withdraw an image",
                 field=name,
             )
     addresses = platform.account_addresses(request.account) | {"notify": request.notify}
@@ -246,10 +247,14 @@ def _older(request: PublishRequest) -> Older | None:
                 raise InvalidRequest("is used only with a lineage", field=name)
         return None
     check_name(request.lineage, "lineage")
-    if request.older in ("hide", "rename"):
-        raise InvalidRequest(f"'{request.older}' is not offered yet; use leave or withdraw", field="older")
-    if request.older not in (None, *Older):
-        raise InvalidRequest(f"'{request.older}' is unknown; use {' or '.join(Older)}", field="older")
+    offered = [each for each in Older if each in (Older.LEAVE, Older.WITHDRAW, *platform_of(request.platform).older)]
+    if request.older not in (None, *offered):
+        words = (
+            f"'{request.platform}' cannot {request.older} older images"
+            if request.older in tuple(Older)
+            else (f"'{request.older}' is unknown")
+        )
+        raise InvalidRequest(f"{words}; use {', '.join(offered[:-1])} or {offered[-1]}", field="older")
     older = Older(request.older or Older.LEAVE)
     if older is Older.WITHDRAW and request.keep is None:
         raise InvalidRequest("is needed: the number of images of the lineage that stay published", field="keep")

@@ -228,7 +228,7 @@ tickets = Table(
     Column("error_detail", Text),
     # Why the ticket fails as soon as its leftovers are deleted.
     Column("failure", Text),
-    # When its withdrawal was requested.
+    # When its withdrawal, or what `retire` says, was requested.
     Column("withdrawal", Double),
     # When the service withdraws its image, and when it next has to do something about that: notify, or withdraw.
     Column("expires", Double),
@@ -237,6 +237,9 @@ tickets = Table(
     Column("lineage", String(255)),
     Column("keep", Integer),
     Column("older", String(16)),
+    # What a worker must still do with the image because a newer one replaces it, and what was done last.
+    Column("retire", String(16)),
+    Column("retired", String(16)),
     Column("created", Double, nullable=False),
     Column("modified", Double, nullable=False),
     # When it was created, or last retried by its owner. Its deadline counts from here.
@@ -268,6 +271,7 @@ tickets = Table(
     Index(None, "finished"),
     Index(None, "expiry_due"),
     Index(None, "lineage", "owner", "id"),
+    Index(None, "retire"),
     Index(None, "state", "id"),
     Index(None, "owner", "id"),
     Index(None, "platform", "id"),

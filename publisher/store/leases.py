@@ -21,10 +21,13 @@ from sqlalchemy import (
     Connection,
     Double,
     Engine,
+    Row,
     Text,
+    and_,
     bindparam,
     case,
     insert,
+    or_,
     select,
     update,
 )
@@ -33,7 +36,7 @@ from publisher.core.errors import Cancelled, LeaseLost, Reason
 from publisher.core.ticket import HELD, Phase, State, Ticket
 from publisher.store.database import db_now, journal, reading, samples, tickets, writing
 from publisher.store.limits import UploadSlots
-from publisher.store.lineages import hold_lineage, withdraw_older
+from publisher.store.lineages import hold_lineage, replace_older
 from publisher.store.prepared import Prepared
 from publisher.store.ticket_rows import (
     TICKET_COLUMNS,
@@ -51,7 +54,8 @@ Step = tuple[Phase, str]
 # dozens. Parameters must not have the names of columns.
 _TICKET = tickets.c.id == bindparam("ticket")
 _TOKEN = tickets.c.lease_token == bindparam("token")
-_HELD = (_TICKET, _TOKEN, tickets.c.state.in_(HELD))
+_RETIRING = and_(tickets.c.state == State.PUBLISHED, tickets.c.retire.is_not(None))
+_HELD = (_TICKET, _TOKEN, or_(tickets.c.state.in_(HELD), _RETIRING))
 _WANTED = (_TICKET, _TOKEN, tickets.c.state == State.PUBLISHING, tickets.c.lease_until >= db_now())
 _UNTIL = db_now() + bindparam("seconds", type_=Double())
 _BYTES = bindparam("bytes", type_=BigInteger())
@@ -73,6 +77,13 @@ _CLAIMED: dict[str, Any] = {
     "wakes": 0,
 }
 _CLAIM = transition_statement(_TOKEN, returning=TICKET_COLUMNS, **_CLAIMED, sent=0, progressed=None, started=db_now())
+# Its state stays, and so does all that callers see of a published ticket.
+_CLAIM_RETIREMENT = (
+    update(tickets)
+    .where(_TICKET, _TOKEN, _RETIRING)
+    .values({name: value for name, value in _CLAIMED.items() if name != "phase"} | {"modified": db_now()})
+    .returning(*TICKET_COLUMNS)
+)
 # What is known of the upload stays: the cloud may refuse the withdrawal.
 _CLAIM_WITHDRAWAL = transition_statement(_TOKEN, returning=TICKET_COLUMNS, **_CLAIMED)
 _PUBLISHED = transition_statement(
@@ -147,7 +158,8 @@ class Leases:
         self._slots = slots
 
     def claim(self, id: int, worker: str, lease_seconds: float) -> Claim | None:
-        """Claim a ticket that is queued and due, that is to be withdrawn, or whose holder's lease has expired.
+        """Claim a ticket that is queued and due, or whose holder's lease has expired; also one that is to be withdrawn,
+        or whose image is to be hidden or renamed.
 
         Returns None if there is nothing to claim, which is the usual result of a message's second delivery, or if no
         slot is free. In the latter case `next_waiting` returns the ticket once there is a slot.
@@ -165,7 +177,7 @@ class Leases:
                 free = free and self._slots.reserve(connection, id, row.cloud_account, ticket.owner)
                 to_state, words = State.PUBLISHING, "Claimed"
             elif ticket.final:
-                return None
+                return self._claim_retirement(connection, row, worker, lease_seconds)
             elif ticket.state is State.WITHDRAWING:
                 # The sweeper holds the lease while it deletes what an earlier attempt left.
                 free, to_state, statement = row.lease_until < row.now, ticket.state, _CLAIM_WITHDRAWAL
@@ -190,6 +202,20 @@ class Leases:
                 return None
         taken_over = ticket.state is State.PUBLISHING
         return Claim(ticket_of(now), ticket.lease_token + 1, row.now, row.cloud_account, taken_over)
+
+    def _claim_retirement(
+        self, connection: Connection, row: Row[Any], worker: str, lease_seconds: float
+    ) -> Claim | None:
+        ticket = ticket_of(row)
+        if row.lease_until >= row.now:
+            return None
+        values = {"ticket": ticket.id, "token": ticket.lease_token, "holder": worker, "seconds": lease_seconds}
+        now = connection.execute(_CLAIM_RETIREMENT, values).one_or_none()
+        if now is None:
+            return None
+        words = f"Claimed, to {ticket.retire} the image, by {worker}"
+        append_history(connection, ticket.id, ticket.state, ticket.state, ticket.phase, words)
+        return Claim(ticket_of(now), ticket.lease_token + 1, row.now, row.cloud_account)
 
     def next_waiting(self, claim: Claim) -> Sequence[int]:
         """Return the tickets that wait for the slot which this claim has left. The caller wakes them."""
@@ -261,12 +287,12 @@ class Leases:
     def published(
         self, claim: Claim, *, cloud_id: str, location: str | None, shown_id: str | None = None
     ) -> Sequence[int]:
-        """Record that the image was published, and begin the withdrawal of those that it replaces.
+        """Record that the image was published, and what is to be done with those that it replaces.
 
         `cloud_id` is the handle, `shown_id` the cloud's own id of the image if it is another one.
 
-        Both in one transaction: a crash leaves no step out, and nothing is withdrawn for an image that is not there.
-        Also returns the tickets that are to be withdrawn. Raises `Cancelled` or `LeaseLost`.
+        Both in one transaction: a crash leaves no step out, and nothing is changed for an image that is not there.
+        Also returns the tickets of those images. Raises `Cancelled` or `LeaseLost`.
         """
         with writing(self._engine, durable=False) as connection:
             hold_lineage(connection, claim.ticket)
@@ -283,7 +309,7 @@ class Leases:
                 region=location,
             )
             waiting = self._ended(connection, claim, ended is not None)
-            return [*waiting, *withdraw_older(connection, claim.ticket, claim.cloud_account)]
+            return [*waiting, *replace_older(connection, claim.ticket, claim.cloud_account)]
 
     def failed(
         self, claim: Claim, *, error: str, detail: str | None = None, reason: Reason = Reason.INTERNAL
@@ -329,7 +355,8 @@ class Leases:
         """Leave a ticket that is being cancelled or withdrawn to the next claim, after a delay. Raises `LeaseLost`."""
         self._give(claim, delay_seconds)
 
-    # A withdrawal needs no slot, so its end makes none free.
+    # What happens to a published image: it is withdrawn, or hidden or renamed because a newer one replaces it. That
+    # needs no slot, so its end makes none free.
 
     def withdrawn(self, claim: Claim, *, words: str) -> None:
         """Record that nothing of the ticket is in the cloud any more. Raises `LeaseLost`."""
@@ -337,27 +364,42 @@ class Leases:
             claim, State.WITHDRAWN, words, finished=db_now(), cloud_id=None, error=None, error_detail=None, reason=None
         )
 
+    def retired(self, claim: Claim, *, words: str) -> None:
+        """Record that the image was hidden or renamed. Raises `LeaseLost`."""
+        done: dict[str, Any] = {"retired": claim.ticket.retire, "error": None, "error_detail": None, "reason": None}
+        self._end_withdrawal(claim, State.PUBLISHED, words, **done)
+
     def not_withdrawn(self, claim: Claim, *, error: str, detail: str, reason: Reason) -> None:
-        """Record that the image cannot be withdrawn: it is published as before. Raises `LeaseLost`."""
+        """Record that the image cannot be withdrawn, hidden or renamed: it is published as before.
+
+        Raises `LeaseLost`.
+        """
         values: dict[str, Any] = {"error": error, "error_detail": detail, "reason": reason}
         self._end_withdrawal(claim, State.PUBLISHED, f"Still published: {error}", phase=Phase.FINISHING, **values)
 
     def withdraw_later(self, claim: Claim, *, delay_seconds: float, error: str, reason: Reason) -> None:
-        """Leave a ticket that is being withdrawn to the next claim, after a delay, and say why. Raises `LeaseLost`."""
+        """Leave the ticket to the next claim, after a delay, and say why. Raises `LeaseLost`."""
         words = f"Will be tried again in {delay_seconds:.0f} s: {error}"
         until = db_now() + delay_seconds
-        self._end_withdrawal(
-            claim, State.WITHDRAWING, words, lease_until=until, wake_at=until, wakes=0, error=error, reason=reason
-        )
+        self._end_withdrawal(claim, None, words, lease_until=until, wake_at=until, wakes=0, error=error, reason=reason)
 
-    def _end_withdrawal(self, claim: Claim, state: State, words: str, **values: Any) -> None:
-        if state is not State.WITHDRAWING:
+    def _end_withdrawal(self, claim: Claim, state: State | None, words: str, **values: Any) -> None:
+        """Record what the attempt at a published image has led to; None: its state stays, to be tried again."""
+        id, before = claim.ticket.id, claim.ticket.state
+        if state is not None:
             # Nobody needs the secrets any more.
-            values |= {"lease_until": 0.0, "sealed_secrets": None}
+            values |= {"lease_until": 0.0, "sealed_secrets": None, "retire": None}
+        held = tickets.c.lease_token == claim.token
         with writing(self._engine, durable=False) as connection:
-            held = tickets.c.lease_token == claim.token
-            if not transition(connection, claim.ticket.id, State.WITHDRAWING, state, held, words=words, **values):
+            if before is State.WITHDRAWING:
+                if not transition(connection, id, before, state or before, held, words=words, **values):
+                    raise LeaseLost
+                return
+            # It is no transition. Meanwhile, its owner may have withdrawn it, or a newer image may ask for more.
+            same = tickets.c.id == id, held, tickets.c.state == before, tickets.c.retire == claim.ticket.retire
+            if connection.execute(update(tickets).where(*same).values(modified=db_now(), **values)).rowcount != 1:
                 raise LeaseLost
+            append_history(connection, id, before, before, claim.ticket.phase, words)
 
     def _fail(self, claim: Claim, from_state: State, error: str, detail: str | None, reason: Reason) -> Sequence[int]:
         return self._end(

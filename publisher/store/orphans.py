@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, and_, delete, exists, null, select, update
 
-from publisher.core.ticket import FINAL, State
+from publisher.core.ticket import FINAL, Older, State
 from publisher.platforms.platform import image_service
 from publisher.store.database import (
     accounts,
@@ -64,14 +64,15 @@ class Sweeping:
     def scopes(self) -> list[Scope]:
         """Return the places in clouds to search, each once: where tickets, also deleted ones, have created something.
 
-        The target says `hidden` if that of any of their tickets does: a cloud may list hidden images only on request.
+        The target says `hidden` if that of any of their tickets does, or if an image was hidden for a newer one: a
+        cloud may list hidden images only on request.
 
         Only places that the sweeper can sign in to: with a stored account, or with secrets that the ticket still has. A
         ticket that never created anything may have had a wrong password or named a missing project. Neither should be
         tried again and again.
         """
         found: dict[tuple[str, ...], Scope] = {}
-        columns = tickets.c.platform, tickets.c.account, tickets.c.target, tickets.c.sealed_secrets
+        columns = tickets.c.platform, tickets.c.account, tickets.c.target, tickets.c.sealed_secrets, tickets.c.retired
         created = select(*columns).where(exists().where(journal.c.ticket_id == tickets.c.id))
         stored = select(accounts.c.platform, accounts.c.fields, accounts.c.sealed_secrets).order_by(accounts.c.id)
         sign_in = tombstones.c.platform, tombstones.c.account, tombstones.c.target, tombstones.c.sealed_secrets
@@ -80,10 +81,12 @@ class Sweeping:
             of_tickets: dict[tuple[str, ...], Scope] = {}
             targets: dict[tuple[str, ...], dict[str, Any]] = {}
             hidden: set[tuple[str, ...]] = set()
-            for platform, account, target, secrets in connection.execute(created.order_by(tickets.c.id.desc())):
+            for platform, account, target, secrets, retired in connection.execute(
+                created.order_by(tickets.c.id.desc())
+            ):
                 place = image_service(platform, account, target)
                 targets.setdefault(place, target)
-                if target.get("hidden"):
+                if target.get("hidden") or retired == Older.HIDE:
                     hidden.add(place)
                 # Published tickets have no secrets any more.
                 if secrets is not None:

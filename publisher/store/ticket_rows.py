@@ -43,7 +43,7 @@ _PLAIN = [
     "attempt", "cloud_id", "shown_id", "location", "error", "error_detail", "created", "modified", "started",
     "finished", "not_before", "lease_token", "worker", "account_id", "downloads", "progressed", "accepted",
     "reason", "request_id", "traceparent", "failure", "withdrawal", "expires",
-    "lineage", "keep", "older",
+    "lineage", "keep", "older", "retire", "retired",
 ]  # fmt: skip
 
 TICKET_COLUMNS = [tickets.c[name] for name in (*_PLAIN, "state", "phase", "sent", "total")]

@@ -11,7 +11,18 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Engine, and_, case, delete, exists, insert, or_, select, update
 
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
-from publisher.core.ticket import FINAL, HELD, CloudRef, HistoryEntry, Phase, Sample, State, Ticket, ticket_uri
+from publisher.core.ticket import (
+    FINAL,
+    HELD,
+    CloudRef,
+    HistoryEntry,
+    Older,
+    Phase,
+    Sample,
+    State,
+    Ticket,
+    ticket_uri,
+)
 from publisher.platforms.platform import CRED_ACCOUNT, cloud_account, image_service, platform_of
 from publisher.store.database import (
     accounts,
@@ -37,6 +48,7 @@ from publisher.store.ticket_rows import (
     VERSION_COLUMNS,
     TicketFilter,
     Version,
+    append_history,
     select_tickets,
     ticket_of,
     transition,
@@ -66,11 +78,19 @@ _DUE = and_(
     ),
 )
 """A worker should hold the ticket, but none does."""
+_RETIREMENT_DUE = and_(
+    # Only a published ticket has these values, and few have.
+    tickets.c.retire.in_((Older.HIDE, Older.RENAME)),
+    tickets.c.wake_at <= db_now(),
+    tickets.c.lease_until < db_now(),
+)
+"""A worker should hide or rename the ticket's image, but none does."""
 
 # Built once, because the reconciler executes it every few seconds.
 _ANYTHING_DUE = select(
     or_(
         exists().where(_DUE),
+        exists().where(_RETIREMENT_DUE),
         exists().where(tickets.c.state == State.QUEUED, tickets.c.wakes >= _WAKES_BEFORE_HASTE),
         exists().where(IMAGE_DUE),
     )
@@ -322,9 +342,11 @@ class Tickets:
 
     def due(self, limit: int = 100) -> Sequence[int]:
         """Return the tickets to wake now: those that a worker should hold but none does. Oldest first."""
-        query = select(tickets.c.id).where(_DUE).order_by(tickets.c.wake_at, tickets.c.id).limit(limit)
+        # Two statements, each of which has an index.
+        query = select(tickets.c.id).order_by(tickets.c.wake_at, tickets.c.id).limit(limit)
         with reading(self._engine) as connection:
-            return connection.execute(query).scalars().all()
+            found = connection.execute(query.where(_DUE)).scalars().all()
+            return [*found, *connection.execute(query.where(_RETIREMENT_DUE)).scalars()][:limit]
 
     def hasten(self, count: int) -> None:
         """Make the `count` oldest waiting tickets with a free slot due now.
@@ -349,8 +371,12 @@ class Tickets:
                 connection.execute(update(tickets).where(tickets.c.id.in_(part)).values(values))
 
 
-def withdraw(connection: Connection, ticket: Ticket, given: AccountGiven | None, *, words: str) -> bool:
+def withdraw(
+    connection: Connection, ticket: Ticket, given: AccountGiven | None, *, words: str, replaced: bool = False
+) -> bool:
     """Begin the withdrawal of a published ticket. Return False, and write nothing, if the ticket has changed.
+
+    `replaced`: a newer image of its lineage replaces it, so an image that is in use must stay.
 
     Raises `InvalidRequest` as `request_withdrawal` does.
     """
@@ -367,6 +393,7 @@ def withdraw(connection: Connection, ticket: Ticket, given: AccountGiven | None,
         error_detail=None,
         reason=None,
         withdrawal=db_now(),
+        retire=Older.WITHDRAW if replaced else None,
         worker=None,
         # Due at once. The sweeper may still hold the lease.
         wake_at=db_now(),
@@ -376,6 +403,19 @@ def withdraw(connection: Connection, ticket: Ticket, given: AccountGiven | None,
     if begun:
         audit_change(connection, "ticket.withdraw", _uri(ticket))
     return begun
+
+
+def retire(connection: Connection, ticket: Ticket, older: Older, *, words: str) -> None:
+    """Have a worker hide or rename the image of a published ticket, whose row must be locked.
+
+    Raises `InvalidRequest` if no stored account leads to the image any more.
+    """
+    account, with_account = _withdrawing_account(connection, ticket, None)
+    wanted = {"retire": older, "withdrawal": db_now(), "error": None, "error_detail": None, "reason": None}
+    # Due at once. A worker may still hold the lease, for what was wanted before.
+    due = {"wake_at": db_now(), "wakes": 0, "modified": db_now()}
+    connection.execute(update(tickets).where(tickets.c.id == ticket.id).values(**wanted, **due, **account))
+    append_history(connection, ticket.id, ticket.state, ticket.state, ticket.phase, words + with_account)
 
 
 def _none(id: int) -> NotFound:
@@ -400,11 +440,9 @@ def _forget(connection: Connection, ids: Collection[int]) -> None:
 def _remember(connection: Connection, *which: ColumnElement[bool]) -> None:
     """Record what tickets that are about to be deleted may have left in a cloud, and how to sign in there."""
     published = and_(tickets.c.state == State.PUBLISHED, tickets.c.cloud_id == journal.c.cloud_id)
-    # A published ticket has no secrets any more.
-    sign_in = [
-        case((tickets.c.sealed_secrets.is_not(None), tickets.c[name]))
-        for name in ("platform", "account", "target", "sealed_secrets")
-    ]
+    # A published ticket has secrets only while its image is to be hidden or renamed.
+    searched = tickets.c.sealed_secrets.is_not(None), tickets.c.state != State.PUBLISHED
+    sign_in = [case((and_(*searched), tickets.c[name])) for name in ("platform", "account", "target", "sealed_secrets")]
     left = (
         select(tickets.c.uid, journal.c.cloud_id, tickets.c.state, published, db_now(), *sign_in)
         .join(journal, journal.c.ticket_id == tickets.c.id)

@@ -8,11 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from publisher.core.errors import LeaseLost, Reason
 from publisher.core.ticket import Older, State, Ticket
 from publisher.store import Store, StoredAccount
+from publisher.store.database import reading, tickets, tombstones
 from publisher.store.leases import Claim
+from publisher.store.tickets import _RETIREMENT_DUE
 from tests.patience import PATIENCE
 from tests.records import OWNER, add_owner, add_ticket, current, put_back, words
 
@@ -25,7 +28,7 @@ def account(store: Store) -> StoredAccount:
     return store.accounts.add(owner=OWNER, name="lab", platform="openstack", fields=FIELDS, sealed_secrets=b"stored")
 
 
-def begun(store: Store, stored: StoredAccount, keep: int = 2, **values: Any) -> Claim:
+def begun(store: Store, stored: StoredAccount, keep: int | None = 2, **values: Any) -> Claim:
     plain: dict[str, Any] = {
         "platform": "openstack",
         "account": stored.fields | {"name": stored.name},
@@ -130,6 +133,132 @@ def test_images_that_are_published_at_the_same_time_see_each_other(stores: Calla
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(race, range(2)))
         assert [each.id for each in store.tickets.list(state=State.PUBLISHED)] == [claims[1].ticket.id]
+
+
+def hiding(store: Store, stored: StoredAccount, older: Older = Older.HIDE, **values: Any) -> Ticket:
+    return published(store, stored, keep=None, older=older, **values)
+
+
+def retiring(store: Store) -> dict[int, str | None]:
+    return {each.id: each.retire for each in store.tickets.list()}
+
+
+@pytest.mark.parametrize("older", [Older.HIDE, Older.RENAME])
+def test_older_images_are_to_be_hidden_and_not_the_new_one(store: Store, account: StoredAccount, older: Older) -> None:
+    first, second = (published(store, account, keep=None, older=Older.LEAVE) for _ in range(2))
+    assert store.tickets.due() == []
+    assert not store.tickets.anything_due()
+    third = hiding(store, account, older)
+    assert retiring(store) == {first.id: older, second.id: older, third.id: None}
+    assert states(store) == [State.PUBLISHED] * 3
+    assert store.tickets.due() == [first.id, second.id]
+    assert store.tickets.anything_due()
+    claim = store.leases.claim(first.id, "w", 60)
+    assert claim
+    assert claim.ticket.sealed_secrets == b"stored"
+    assert (claim.ticket.phase, claim.ticket.progress, claim.ticket.started) == (
+        first.phase, first.progress, first.started
+    )  # fmt: skip
+    assert store.leases.claim(first.id, "v", 60) is None
+    assert store.tickets.due() == [second.id]
+    store.leases.extend(claim, 60)
+    store.leases.retired(claim, words="done")
+    after = current(store, first)
+    assert (after.state, after.retire, after.retired, after.sealed_secrets) == (State.PUBLISHED, None, older, None)
+    assert (after.finished, after.cloud_id) == (first.finished, first.cloud_id)
+    done = {Older.HIDE: "hidden", Older.RENAME: "renamed"}[older]
+    assert after.message == f"Published; {done}: a newer image replaces it"
+    assert words(store, first)[-3:] == [
+        f"Replaced by ticket {third.id} of the lineage 'web': to be {done}, with the account 'lab' as it is now",
+        f"Claimed, to {older} the image, by w",
+        "done",
+    ]
+    assert store.leases.claim(first.id, "w", 60) is None, "it is done"
+    assert store.notifications.list(first.id) == []
+    fourth = hiding(store, account, older)
+    assert retiring(store) == {first.id: None, second.id: older, third.id: older, fourth.id: None}
+
+
+def test_an_earlier_ticket_that_is_published_later_is_hidden_itself(store: Store, account: StoredAccount) -> None:
+    late = begun(store, account, keep=None, older=Older.HIDE)
+    newer = hiding(store, account)
+    assert list(publish(store, late)) == [late.ticket.id]
+    assert retiring(store) == {late.ticket.id: Older.HIDE, newer.id: None}
+
+
+def test_a_worker_that_was_too_late_hides_nothing_that_is_withdrawn(store: Store, account: StoredAccount) -> None:
+    first = hiding(store, account)
+    hiding(store, account)
+    claim = store.leases.claim(first.id, "w", 60)
+    assert claim
+    asked = store.tickets.request_withdrawal(first.id)
+    assert (asked.state, asked.retire) == (State.WITHDRAWING, None)
+    with pytest.raises(LeaseLost):
+        store.leases.retired(claim, words="done")
+    with pytest.raises(LeaseLost):
+        store.leases.not_withdrawn(claim, error="no", detail="", reason=Reason.REFUSED)
+    put_back(store, first, lease_until=1)
+    again = store.leases.claim(first.id, "v", 60)
+    assert again
+    with pytest.raises(LeaseLost):
+        store.leases.extend(claim, 60)
+    store.leases.withdrawn(again, words="gone")
+    assert current(store, first).state is State.WITHDRAWN
+
+
+def test_a_newer_wish_replaces_the_one_that_a_worker_fulfils(store: Store, account: StoredAccount) -> None:
+    first = hiding(store, account)
+    hiding(store, account)
+    claim = store.leases.claim(first.id, "w", 60)
+    assert claim
+    hiding(store, account, Older.RENAME)
+    with pytest.raises(LeaseLost):
+        store.leases.retired(claim, words="done")
+    store.leases.give_up(claim)
+    assert first.id in store.tickets.due()
+    again = store.leases.claim(first.id, "w", 60)
+    assert again
+    assert again.ticket.retire == Older.RENAME
+
+
+def test_an_image_that_cannot_be_hidden_is_tried_again(store: Store, account: StoredAccount) -> None:
+    first = hiding(store, account)
+    hiding(store, account)
+    claim = store.leases.claim(first.id, "w", 60)
+    assert claim
+    store.leases.withdraw_later(claim, delay_seconds=60, error="not hidden yet: away", reason=Reason.UNAVAILABLE)
+    assert current(store, first).message == "Published; not hidden yet: away"
+    assert first.id not in store.tickets.due()
+    put_back(store, first, lease_until=1, wake_at=1)
+    claim = store.leases.claim(first.id, "w", 60)
+    assert claim
+    store.leases.not_withdrawn(claim, error="not hidden: it is in use", detail="x", reason=Reason.REFUSED)
+    after = current(store, first)
+    assert (after.state, after.retire, after.retired, after.sealed_secrets) == (State.PUBLISHED, None, None, None)
+    assert after.message == "Published; not hidden: it is in use"
+    hiding(store, account)
+    assert retiring(store)[first.id] == Older.HIDE
+    assert current(store, first).error is None
+
+
+def test_a_ticket_that_is_deleted_before_its_image_is_hidden_leaves_no_secrets(
+    store: Store, account: StoredAccount
+) -> None:
+    first = hiding(store, account)
+    hiding(store, account)
+    store.tickets.remove(first.id)
+    with reading(store.engine) as connection:
+        assert {row.sealed_secrets for row in connection.execute(tombstones.select())} <= {None}
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_due_retirements_are_found_by_an_index(store: Store) -> None:
+    query = str(
+        select(tickets.c.id).where(_RETIREMENT_DUE).compile(store.engine, compile_kwargs={"literal_binds": True})
+    )
+    with reading(store.engine) as connection:
+        plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}")]
+    assert any("ix_tickets_retire" in step for step in plan), plan
 
 
 def test_an_image_that_cannot_be_withdrawn_stays_and_is_tried_again(store: Store, account: StoredAccount) -> None:

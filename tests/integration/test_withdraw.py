@@ -106,7 +106,8 @@ def test_a_protected_image_stays_published_and_the_ticket_says_so(
     status = stack.wait(ticket)
     assert status["published"]
     assert "not withdrawn: " in status["message"]
-    assert "protected" in status["message"]
+    assert f"image {image['id']} is protected; lift the protection first" in status["message"]
+    assert "role" not in status["message"]
     assert stack.call("GET", ticket["uri"]).json["cloudId"] == image["id"]
     protect(glance, image["id"], protected=False)
     assert withdraw(stack, ticket, devcloud).status == 200

@@ -296,6 +296,26 @@ class CloudPublisher(ABC):
         worked although the ticket failed, or was cancelled, a moment later.
         """
 
+    def in_use(self, cloud_id: str) -> str | None:
+        """Say what uses an image, such as servers that boot from it or a protection that somebody has set.
+
+        Called before an older image of a lineage is hidden, renamed or withdrawn: one that is in use stays as it is.
+        None if nothing uses it, or if the cloud does not report that.
+        """
+        return None
+
+    def hide(self, cloud_id: str, tags: Tags) -> None:
+        """Leave an image out of the cloud's usual lists; it can still be used. Can be repeated.
+
+        This and `rename` are for older images of a lineage, and only if the platform offers it (`Platform.older`). An
+        image that does not exist is not an error. One that does not carry the `tags` must not be changed.
+        """
+        raise NotImplementedError
+
+    def rename(self, cloud_id: str, tags: Tags, name: str) -> None:
+        """Give an image another name, as `hide` does."""
+        raise NotImplementedError
+
     @abstractmethod
     def tagged(self, deployment: str) -> Sequence[Tagged]:
         """Return all objects of this account that carry the installation's id, whatever their state.

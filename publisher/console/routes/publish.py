@@ -7,7 +7,9 @@ import secrets
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property, partial
+from typing import Any
 
 from starlette.responses import PlainTextResponse, Response
 
@@ -23,6 +25,7 @@ from publisher.console.rendering import (
     filled_in,
     filled_in_attributes,
     installed_platforms,
+    lifetime_elements,
     lines,
     sentence,
     target_elements,
@@ -43,7 +46,15 @@ from publisher.core.image import Image, ImageState, image_uri
 from publisher.core.uris import parse_id
 from publisher.intake.wire.writing import write_json_request
 from publisher.platforms.attributes import VISIBILITY
-from publisher.platforms.platform import CRED_ACCOUNT, NAME_TEMPLATE, PUBLISH_IMAGE, TYPE_KEY, Document, Platform
+from publisher.platforms.platform import (
+    CRED_ACCOUNT,
+    LIFETIME,
+    NAME_TEMPLATE,
+    PUBLISH_IMAGE,
+    TYPE_KEY,
+    Document,
+    Platform,
+)
 from publisher.services import checks, publishing
 from publisher.store import IdempotencyKey, StoredAccount, account_uri
 from publisher.web import AnsweredLater, check_results, writers
@@ -225,9 +236,13 @@ class Draft:
         return attribute_elements(self.platform)
 
     @property
-    def attributes_shown(self) -> bool:
-        """Whether an image attribute is filled in, or wrong."""
-        return any(self.form.get(each.name) or each.name in self.errors for each in self.attribute_elements)
+    def lifetime_elements(self) -> list[Element]:
+        return lifetime_elements(self.platform)
+
+    def any_shown(self, elements: list[Element], errors: Mapping[str, str]) -> bool:
+        """Return whether one of these fields is filled in, or wrong."""
+        wrong = errors.keys() | self.errors.keys()
+        return any(self.form.get(each.name) or each.name in wrong for each in elements)
 
     @cached_property
     def errors(self) -> dict[str, str]:
@@ -256,6 +271,7 @@ class Draft:
             account=account,
             secrets=secrets,
             target=self._read.target,
+            **self._read.lifetime,
         )
         return request.using(self.account) if self.account else request
 
@@ -271,7 +287,8 @@ class Draft:
             account |= {name: value for name, value in self._read.account.items() if name not in hidden}
             asked = hidden.intersection((*self.platform.required, *self._read.account))
             account |= dict.fromkeys(sorted(asked or hidden.intersection(self.platform.usual)), _SECRET)
-        shown: Document = {TYPE_KEY: self.platform.publish_image_type, **self._read.target, CRED_ACCOUNT: account}
+        shown: Document = {TYPE_KEY: self.platform.publish_image_type, **self._read.target}
+        shown |= {**self._read.given_lifetime, CRED_ACCOUNT: account}
         body = json.loads(write_json_request(PUBLISH_IMAGE, shown))
         words = json.dumps(body, indent=2, ensure_ascii=False)
         query = "?preflight=true" if self.form.get(_PREFLIGHT) else ""
@@ -293,21 +310,29 @@ class Draft:
         attributes, wrong = filled_in_attributes(fields, self.form)
         if attributes.get(VISIBILITY) and not target.get("publicImage"):
             target.pop("publicImage", None)  # a box that is not ticked says nothing about the visibility
-        target, errors = target | attributes, errors | wrong
+        lifetime, wrong_times = filled_in_attributes(LIFETIME, self.form)
+        target, errors = target | attributes, errors | wrong | wrong_times
         account: Document = {}
         if not self.account:
             account, more = filled_in(self.platform.account_fields, self.form, ACCOUNT_PREFIX)
             errors = errors | more
-        return _FilledIn(target, account, errors)
+        return _FilledIn(target, account, lifetime, errors)
 
 
 @dataclass(frozen=True, slots=True)
 class _FilledIn:
-    """The filled-in fields: the target, the account unless it is a stored one, and the errors in both."""
+    """The filled-in fields: the target, the account unless it is a stored one, how long images stay, and the errors."""
 
     target: Document
     account: Document
+    given_lifetime: Document
     errors: dict[str, str]
+
+    @property
+    def lifetime(self) -> dict[str, Any]:
+        """How long images stay, as a `PublishRequest` has it: with seconds since the epoch."""
+        given = self.given_lifetime
+        return {name: value.timestamp() if isinstance(value, datetime) else value for name, value in given.items()}
 
 
 def _draft(visit: Visit, form: Mapping[str, str], *, recall: bool = False) -> Draft:
@@ -342,6 +367,7 @@ def _as_before(visit: Visit, id: str) -> dict[str, str]:
     ticket = require_own(found, "there is no such ticket", visit.owner)
     image = own(store.images.get(ticket.image_id), visit.owner)
     form = _texts(ticket.target) | {"platform": ticket.platform}
+    form |= _texts({"lineage": ticket.lineage, "older": ticket.older, "keep": ticket.keep})
     if image:
         form["image"] = str(image.id)
         if ticket.account_id and store.accounts.find(image.owner, id=ticket.account_id):

@@ -9,4 +9,5 @@ PLATFORM = Platform(
     target_fields=strings("displayName"),
     formats=("memorydisk",),
     takes=("raw", "ISO"),
+    older=frozenset({"hide", "rename"}),
 )

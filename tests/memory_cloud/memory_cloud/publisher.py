@@ -30,6 +30,8 @@ class StoredImage:
     sha256: str | None = None
     content: bytes = b""
     deployment: str = ""
+    hidden: bool = False
+    used_by: str | None = None
     made: float = field(default_factory=time.monotonic)
 
 
@@ -111,6 +113,18 @@ class MemoryPublisher(CloudPublisher):
     def delete(self, cloud_id: str, tags: Tags) -> None:
         with CLOUD.lock:
             CLOUD.images.pop(cloud_id, None)
+
+    def in_use(self, cloud_id: str) -> str | None:
+        with CLOUD.lock:
+            return CLOUD.images[cloud_id].used_by if cloud_id in CLOUD.images else None
+
+    def hide(self, cloud_id: str, tags: Tags) -> None:
+        with CLOUD.lock:
+            CLOUD.images[cloud_id].hidden = True
+
+    def rename(self, cloud_id: str, tags: Tags, name: str) -> None:
+        with CLOUD.lock:
+            CLOUD.images[cloud_id].name = name
 
     def tagged(self, deployment: str) -> Sequence[Tagged]:
         now = time.monotonic()

@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -173,6 +174,43 @@ def test_options_give_the_image_its_attributes(cli: Cli, cli_store: Store) -> No
         "minDisk": 20,
         "minRam": 512,
     }
+
+
+@pytest.fixture
+def stored(cli: Cli) -> tuple[str, ...]:
+    cli.ok("accounts", "add", "memo", *MEMORY, "--password-stdin", input=f"{PASSWORD}\n")
+    return "publish", str(cli.image_file()), "--account", "memo"
+
+
+def test_options_say_how_long_images_stay(cli: Cli, cli_store: Store, stored: tuple[str, ...]) -> None:
+    lineage = "--lineage", "web", "--older", "withdraw", "--keep", 2
+    cli.ok(*stored, "--expires", "2999-01-31T18:00:00+01:00", *lineage)
+    ticket = cli_store.tickets.get(1)
+    assert ticket
+    assert ticket.expires == datetime(2999, 1, 31, 17, tzinfo=UTC).timestamp()
+    assert (ticket.lineage, ticket.older, ticket.keep) == ("web", "withdraw", 2)
+    assert "2999-01-31" in cli.ok("status", 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--expires", "2020-01-31T18:00:00Z"), "expires: is in the past; it is given by --expires"),
+        (("--expires", "soon"), "expires: 'soon' is not a dateTime with an offset"),
+        (("--lineage", "web", "--older", "hide", "--keep", "1"), "keep: is used only if older is withdraw; it is"),
+        (("--lineage", "web", "--older", "withdraw", "--keep", "0"), "0"),
+        (("--lineage", "web", "--older", "x"), "older: 'x' is unknown"),
+        (("--older", "hide"), "older: is used only with a lineage"),
+    ],
+)
+def test_a_wrong_lifetime_leaves_no_ticket_and_no_image(
+    cli: Cli, stored: tuple[str, ...], options: tuple[str, ...], words: str
+) -> None:
+    refused = cli.run(*stored, *options)
+    assert refused.exit_code == 2
+    assert words in " ".join(refused.stderr.split())
+    assert cli.json("tickets", "list") == {"tickets": [], "more": False}
+    assert cli.json("images", "list") == {"images": []}
 
 
 def test_a_template_makes_the_name(cli: Cli, cli_store: Store) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -187,6 +188,10 @@ def test_the_form_has_the_fields_of_the_platform(browser: Browsers) -> None:
         "credAccount.password",
         "displayName",
         "nameTemplate",
+        "expires",
+        "lineage",
+        "older",
+        "keep",
         "preflight",
     ]
     assert page.root.xpath("//input[@name='displayName']/@value") == ["Kept"]
@@ -246,6 +251,70 @@ def test_the_curl_command_has_the_image_attributes(fresh: Service, browser: Brow
     made = fresh.post(path, body, login="alice", accept=JSON, content_type=JSON)
     assert made.status == 201, made.body
     assert fresh.ticket(made.json["dbId"]).target["tags"] == ["golden", "web"]
+
+
+LIFETIME = {"expires": "2999-01-31T18:00:00Z", "lineage": "web", "older": "withdraw", "keep": "2"}
+
+
+def test_the_form_says_how_long_images_stay(fresh: Service, browser: Browsers) -> None:
+    account = store_account(fresh)
+    alice = browser("alice")
+    details = alice.get(NEW).root.xpath("//details[contains(@class, 'lifetime')]")[0]
+    assert details.get("open") is None
+    assert details.xpath(".//select[@name='older']/option/@value") == ["", "hide", "rename", "withdraw"]
+    form = {"image": "21", "account": str(account.id), **LIFETIME}
+    assert alice.post(NEW, form).status == 303
+    (ticket,) = fresh.store.tickets.list()
+    assert ticket.expires == datetime(2999, 1, 31, 18, tzinfo=UTC).timestamp()
+    assert (ticket.lineage, ticket.older, ticket.keep) == ("web", "withdraw", 2)
+    again = alice.get(f"{NEW}?again={ticket.id}")
+    assert filled(again)["lineage"] == "web"
+    assert again.root.xpath("//details[contains(@class, 'lifetime')]/@open") != []
+    # An empty choice leaves older images as they are.
+    assert alice.post(NEW, {**form, "older": "", "keep": "", "expires": ""}).status == 303
+    assert fresh.store.tickets.list()[-1].older == "leave"
+
+
+def test_the_curl_command_says_how_long_images_stay(fresh: Service, browser: Browsers) -> None:
+    account = store_account(fresh)
+    answer = browser("alice").post(f"{NEW}/command", {"image": "21", "account": str(account.id), **LIFETIME})
+    arguments = shlex.split(answer.text)
+    body = arguments[arguments.index("-d") + 1]
+    path = arguments[-1].removeprefix("http://console.example/api/")
+    made = fresh.post(path, body, login="alice", accept=JSON, content_type=JSON)
+    assert made.status == 201, made.body
+    assert (made.json["lineage"], made.json["older"], made.json["keep"]) == ("web", "withdraw", 2)
+    assert made.json["expires"] == "2999-01-31T18:00:00.000Z"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"expires": "soon"}, "'soon' is not a dateTime"),
+        ({"expires": "2020-01-31T18:00:00Z"}, "Expires is in the past"),
+        ({"keep": "0", "lineage": "web", "older": "withdraw"}, "'0' is not a number"),
+        ({"keep": "2", "lineage": "web", "older": "hide"}, "is used only if older is withdraw"),
+        ({"older": "hide"}, "is used only with a lineage"),
+        ({"older": "x", "lineage": "web"}, "'x' is unknown"),
+    ],
+)
+def test_a_wrong_lifetime_is_shown_at_its_field(
+    fresh: Service, browser: Browsers, change: dict[str, str], words: str
+) -> None:
+    account = store_account(fresh)
+    page = browser("alice").post(NEW, {"image": "21", "account": str(account.id), **change})
+    field = next(iter(change))
+    assert page.status == 400
+    assert words in wrong(page, field)
+    assert page.root.xpath("//details[contains(@class, 'lifetime')]/@open") != []
+    assert fresh.store.tickets.list() == []
+
+
+def test_a_lifetime_needs_a_stored_account(fresh: Service, browser: Browsers) -> None:
+    form = {"image": "21", "account": "other", "platform": "openstack", **INLINE}
+    page = browser("alice").post(NEW, form | {"expires": LIFETIME["expires"]})
+    assert page.status == 400
+    assert "needs a stored account" in wrong(page, "expires")
 
 
 def test_a_visibility_needs_no_tick(fresh: Service, browser: Browsers) -> None:

@@ -51,9 +51,10 @@ def test_a_lineage_that_leaves_older_images_needs_no_stored_account(fresh: Servi
         ({"keep": 0}, "keep: "),
         ({"keep": None}, "keep: is needed"),
         ({"older": "leave"}, "keep: is used only if older is withdraw"),
-        ({"older": "hide"}, "older: 'hide' is not offered yet"),
-        ({"older": "rename"}, "older: 'rename' is not offered yet"),
-        ({"older": "delete"}, "older: 'delete' is unknown; use leave or withdraw"),
+        ({"older": "hide"}, "keep: is used only if older is withdraw"),
+        ({"older": "rename"}, "keep: is used only if older is withdraw"),
+        ({"older": "delete"}, "older: 'delete' is unknown; use leave, hide, rename or withdraw"),
+        ({"keep": 0, "protected": True}, "keep: "),
         ({"lineage": None}, "keep: is used only with a lineage"),
         ({"lineage": None, "keep": None}, "older: is used only with a lineage"),
         ({"lineage": "x" * 256}, "lineage: has 1 to 255 characters"),
@@ -69,7 +70,15 @@ def test_contradictions_are_refused(
     assert fresh.store.tickets.list() == []
 
 
-def test_withdrawing_older_images_needs_a_stored_account(fresh: Service) -> None:
-    answer = fresh.post(PATH, xml_body(image=None, **LINEAGE), login="alice")
+@pytest.mark.parametrize("older", [Older.HIDE, Older.RENAME])
+def test_older_images_can_be_hidden_or_renamed(fresh: Service, reference: dict[str, Any], older: Older) -> None:
+    body = xml_body(image=None, credAccount=reference, lineage="web", older=older)
+    answer = fresh.post(PATH, body, login="alice", accept=JSON)
+    assert (answer.status, answer.json.get("older")) == (201, older)
+
+
+@pytest.mark.parametrize("lineage", [LINEAGE, LINEAGE | {"keep": None, "older": "hide"}])
+def test_changing_older_images_needs_a_stored_account(fresh: Service, lineage: dict[str, Any]) -> None:
+    answer = fresh.post(PATH, xml_body(image=None, **lineage), login="alice")
     assert answer.status == 400
     assert answer.problem().startswith("older: needs a stored account")

@@ -13,6 +13,8 @@ from publisher.core.image import Image
 from publisher.core.ticket import Phase, State, Ticket
 from publisher.core.vault import Vault
 from publisher.outbound.policy import EVERYWHERE, OutboundPolicy
+from publisher.platforms.platform import platform_of
+from publisher.services import publishing
 from publisher.services.publishing import PublishRequest, publish
 from publisher.services.wakeups import Wakeups
 from publisher.store import Store
@@ -54,6 +56,17 @@ class Broker:
 def accept(store: Store, vault: Vault, request: PublishRequest, *, policy: OutboundPolicy) -> Ticket:
     """Publish and return the ticket, without waking a worker."""
     return alone(publish(store, vault, lambda: request, policy=policy, wake=lambda id: None)).ticket
+
+
+def test_a_platform_that_cannot_hide_or_rename_images_refuses_that(
+    sqlite_store: Store, vault: Vault, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "platform_of", lambda name: replace(platform_of(name), older=frozenset({"hide"})))
+    wanted = request(image, lineage="web", older="rename")
+    said = "older: 'memory' cannot rename older images; use leave, hide or withdraw"
+    with pytest.raises(InvalidRequest, match=said):
+        accept(sqlite_store, vault, wanted, policy=EVERYWHERE)
+    assert sqlite_store.tickets.list() == []
 
 
 def request(image: Image, **values: object) -> PublishRequest:

@@ -113,6 +113,24 @@ def networks_of(session: Session, who: SignIn) -> list[Place]:
     return [Place(id, name or id) for id, name in pairs if isinstance(id, str) and isinstance(name, str)]
 
 
+def boots_servers(session: Session, who: SignIn, image_id: str) -> bool:
+    """Return whether servers of the project boot from an image; False if the cloud does not tell.
+
+    Raises `TransientCloudError` if Nova does not answer.
+    """
+    endpoints = _endpoints(session, who, "compute")
+    url = endpoints.get(who.region or "") or next(iter(endpoints.values()), None)
+    if url is None:
+        return False
+    service = f"Nova at {url}"
+    with translated(service, by_token=True):
+        path = f"/servers?image={image_id}&limit=1"
+        answer: Any = _adapter(session, "compute", url).request(path, "GET", raise_exc=False)
+    if answer.status_code >= 500 or answer.status_code in (401, 429):
+        raise answered(service, answer.status_code, words_of(answer.content), answer.headers, by_token=True)
+    return bool(_object(answer).get("servers"))
+
+
 def some(words: Collection[str]) -> str:
     """Join words that a cloud offers, not more than a few of them."""
     found = sorted(words)

@@ -123,11 +123,21 @@ class GlanceImages:
                     return False
                 if refused.status == 409:
                     raise TransientCloudError(f"{self.service}: image {cloud_id} is in use") from None
+                if refused.status == 403 and self._is_protected(cloud_id):
+                    raise PermanentCloudError(
+                        f"{self.service}: image {cloud_id} is protected; lift the protection first"
+                        f" (openstack image set --unprotected {cloud_id})",
+                        reason=Reason.FORBIDDEN,
+                    ) from None
                 # A Glance that was stopped in the middle of a deletion keeps the record, and refuses to delete it
                 # again.
                 if refused.status != 400 or not self._is_deleted(cloud_id):
                     raise
         return True
+
+    def _is_protected(self, cloud_id: str) -> bool:
+        record = self.get(cloud_id)
+        return record is not None and record.get("protected") is True
 
     def _is_deleted(self, cloud_id: str) -> bool:
         record = self.get(cloud_id)

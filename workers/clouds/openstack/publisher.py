@@ -42,7 +42,7 @@ from workers.clouds.openstack.arrival import (
     until_active,
 )
 from workers.clouds.openstack.errors import answered, translated, words_of
-from workers.clouds.openstack.facts import CloudFacts, networks_of, regions_of, some
+from workers.clouds.openstack.facts import CloudFacts, boots_servers, networks_of, regions_of, some
 from workers.clouds.openstack.images import DELETED, GlanceImages
 from workers.clouds.openstack.projects import project_ids, until_accepted
 from workers.clouds.openstack.session import (
@@ -106,6 +106,7 @@ class OpenStackPublisher(CloudPublisher):
         self._found: frozenset[str] = frozenset()
         """The ids of the images of the ticket, known after `find`."""
         self._projects: Sequence[str] | None = None
+        self._who: SignIn | None = None
 
     @classmethod
     def connect(
@@ -122,7 +123,7 @@ class OpenStackPublisher(CloudPublisher):
         signed_in = _SIGN_INS.get(key)
         session = signed_in.session(who, reach) if signed_in else sign_in(who, reach)
         cloud = cls(session, image_service(session, who), target, reach, key)
-        cloud.kept, cloud._signed_in = signed_in is not None, signed_in
+        cloud.kept, cloud._signed_in, cloud._who = signed_in is not None, signed_in, who
         return cloud
 
     def keep_sign_in(self) -> None:
@@ -363,6 +364,31 @@ class OpenStackPublisher(CloudPublisher):
             raise TransientCloudError(
                 f"{self._service}: image {cloud_id} is still {record['status']} after its deletion"
             )
+
+    def in_use(self, cloud_id: str) -> str | None:
+        record = self._images.get(cloud_id)
+        if record is None:
+            return None
+        if record.get("protected"):
+            return "it is protected"
+        booted = self._who is not None and boots_servers(self._session, self._who, cloud_id)
+        return "servers boot from it" if booted else None
+
+    def hide(self, cloud_id: str, tags: Tags) -> None:
+        self._change(cloud_id, tags, {"os_hidden": True})
+
+    def rename(self, cloud_id: str, tags: Tags, name: str) -> None:
+        self._change(cloud_id, tags, {"name": name})
+
+    def _change(self, cloud_id: str, tags: Tags, changes: Mapping[str, Any]) -> None:
+        """Change an image of a ticket, unless it is so already."""
+        record = self._images.get(cloud_id)
+        if record is None or record["status"] in DELETED:
+            return
+        if record.get(_TICKET) != tags.ticket_uid:
+            raise PermanentCloudError(f"{self._service}: image {cloud_id} does not carry the tags of the ticket")
+        if any(record.get(name) != value for name, value in changes.items()):
+            self._images.update(cloud_id, changes)
 
     def tagged(self, deployment: str) -> Sequence[Tagged]:
         with translated(self._service, by_token=True):

@@ -19,8 +19,8 @@ from publisher.core.ticket import Account, Target
 from publisher.outbound.policy import EVERYWHERE
 from tests.keystone_v2 import KeystoneV2Stub
 from tests.servers.answering import serving
-from workers.clouds.base import KeptSignIns, Timeouts
-from workers.clouds.openstack import publisher
+from workers.clouds.base import KeptSignIns, Tags, Timeouts
+from workers.clouds.openstack import facts, publisher
 from workers.clouds.openstack.publisher import OpenStackPublisher
 
 PASSWORD = "hunter2-of-the-cloud"
@@ -286,3 +286,66 @@ def test_a_keystone_that_does_not_answer_is_reported() -> None:
     account = Account("openstack", {"keystoneUrl": "http://127.0.0.1:9", "login": "joe"}, {"password": PASSWORD})
     with pytest.raises(TransientCloudError, match="refused"):
         OpenStackPublisher.explore(account, Target("openstack"), Timeouts(5, 20, 20), EVERYWHERE)
+
+
+# Older images of a lineage ------------------------------------------------------------------------------------------
+
+OLDER = f"{IMAGES}/older"
+RECORD = {"id": "older", "status": "active", "name": "x", "publisher_ticket": "uid"}
+
+
+@pytest.fixture
+def nova(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the catalog say that Glance's address is Nova's, too."""
+    monkeypatch.setattr(facts, "_endpoints", lambda session, who, service_type: {"": who.glance_url})
+
+
+@pytest.mark.parametrize(
+    ("record", "servers", "why"),
+    [
+        (RECORD, {"servers": []}, None),
+        (RECORD, {"servers": [{"id": "a"}]}, "servers boot from it"),
+        (RECORD | {"protected": True}, {"servers": []}, "it is protected"),
+        (RECORD, [], None),
+        (RECORD, b"no json", None),
+    ],
+)
+@pytest.mark.usefixtures("nova")
+def test_an_image_is_in_use_if_servers_boot_from_it_or_it_is_protected(
+    record: dict[str, Any], servers: Any, why: str | None
+) -> None:
+    glance = StubGlance({OLDER: record, "/servers": servers})
+    with cloud_of(glance) as cloud:
+        assert cloud.in_use("older") == why
+    assert (glance.asked[1:] == ["GET /servers?image=older&limit=1"]) == ("protected" not in record)
+
+
+@pytest.mark.usefixtures("nova")
+def test_an_image_that_does_not_exist_is_not_in_use() -> None:
+    with cloud_of(StubGlance()) as cloud:
+        assert cloud.in_use("older") is None
+
+
+def test_a_cloud_without_nova_does_not_say_what_boots_from_an_image() -> None:
+    with cloud_of(StubGlance({OLDER: RECORD})) as cloud:
+        assert cloud.in_use("older") is None
+
+
+def test_an_image_of_somebody_else_is_not_changed() -> None:
+    glance = StubGlance({OLDER: RECORD})
+    tags = Tags("another", "deployment")
+    with cloud_of(glance) as cloud:
+        with pytest.raises(PermanentCloudError, match="does not carry the tags of the ticket"):
+            cloud.hide("older", tags)
+        with pytest.raises(PermanentCloudError, match="does not carry the tags of the ticket"):
+            cloud.rename("older", tags, "y")
+    assert glance.asked == [f"GET {OLDER}"] * 2
+
+
+def test_an_image_that_is_changed_already_or_gone_needs_no_change() -> None:
+    glance = StubGlance({OLDER: RECORD | {"os_hidden": True}})
+    with cloud_of(glance) as cloud:
+        cloud.hide("older", Tags("uid", "deployment"))
+        cloud.rename("older", Tags("uid", "deployment"), "x")
+        cloud.hide("gone", Tags("uid", "deployment"))
+    assert glance.asked == [f"GET {OLDER}"] * 2 + [f"GET {IMAGES}/gone"]

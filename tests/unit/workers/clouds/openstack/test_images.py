@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from keystoneauth1.token_endpoint import Token
 
-from publisher.core.errors import CloudError, InvalidRequest, PermanentCloudError
+from publisher.core.errors import CloudError, InvalidRequest, PermanentCloudError, Reason
 from publisher.outbound.policy import EVERYWHERE
 from tests.servers.answering import serving
 from workers.clouds.base import Timeouts
@@ -188,3 +188,30 @@ def test_import_names_its_method_and_must_reach_the_store() -> None:
             {"method": {"name": "web-download", "uri": "https://example.com/x"}, "stores": ["fast"]},
         ),
     ]
+
+
+@dataclass
+class Refusing(Requests):
+    """A server that shows an image, and refuses to delete it."""
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        self.status = 403 if handler.command == "DELETE" else 200
+        super().answer(handler)
+
+
+@pytest.mark.parametrize(
+    ("protected", "words"),
+    [
+        (
+            True,
+            r"image an-image is protected; lift the protection first \(openstack image set --unprotected an-image\)",
+        ),
+        (False, "answered 403.*the account has no role"),
+    ],
+)
+def test_refusal_to_delete_says_whether_the_image_is_protected(protected: bool, words: str) -> None:
+    requests = Refusing(RECORD | {"status": "active", "protected": protected})
+    with glance(requests) as images, pytest.raises(PermanentCloudError, match=words) as refused:
+        images.delete("an-image")
+    assert refused.value.reason is Reason.FORBIDDEN
+    assert [asked for asked, _ in requests.sent] == ["DELETE /v2/images/an-image", "GET /v2/images/an-image"]
