@@ -29,6 +29,7 @@ from urllib.parse import urlsplit
 from publisher.core.errors import ImageFileError, InvalidRequest, PermanentCloudError, Reason, TransientCloudError
 from publisher.outbound.policy import EVERYWHERE, OutboundPolicy
 from workers import tls as tls_faults
+from workers.abandonable import aside
 from workers.parallel import Part, PartDropped, Result, in_parallel
 from workers.progress import DoneRanges
 from workers.socket_reader import SocketReader
@@ -323,10 +324,8 @@ class Transfer:
         connection = http.client.HTTPConnection(parts.hostname, port)
         connection.default_port = _DEFAULT_PORTS[parts.scheme]
         try:
-            connection.sock = self._policy.connect(parts.hostname, port, connect_seconds)
-            if parts.scheme == "https":
-                context = tls or ssl.create_default_context()
-                connection.sock = context.wrap_socket(connection.sock, server_hostname=parts.hostname)
+            context = (tls or ssl.create_default_context()) if parts.scheme == "https" else None
+            connection.sock = self._connected(parts.hostname, port, context, connect_seconds, look)
             path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
             connection.putrequest(method, path, skip_accept_encoding=True)
             for name, value in headers.items():
@@ -348,6 +347,18 @@ class Transfer:
             raise _translated(error, where) from None
         connection.close()
         return answer
+
+    def _connected(
+        self, host: str, port: int, tls: ssl.SSLContext | None, seconds: float, look: Callable[[], None]
+    ) -> socket.socket:
+        """Connect, in a thread that is abandoned if `look` raises: a silent address must not delay a stop."""
+        policy = self._policy
+
+        def connect() -> socket.socket:
+            made = policy.connect(host, port, seconds)
+            return tls.wrap_socket(made, server_hostname=host) if tls else made  # closes it if that fails
+
+        return aside(connect, check=look, discard=socket.socket.close)
 
     def _send(
         self, sock: socket.socket, before: bytes, file: range, after: bytes, look: Callable[[], None]
