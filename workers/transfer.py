@@ -71,7 +71,7 @@ class Transfer:
 
     `check` is called at least twice a second, also for each part, and stops the transfer by raising. `on_sent` gets the
     number of positions of the file that are done: sent, or not needed because they are holes. It never falls: what is
-    sent again is not counted again.
+    sent again is not counted again. `on_converting` is called with True when a conversion begins, with False after it.
     """
 
     def __init__(
@@ -81,6 +81,7 @@ class Transfer:
         *,
         check: Callable[[], None] = lambda: None,
         on_sent: Callable[[int], None] = lambda _: None,
+        on_converting: Callable[[bool], None] = lambda _: None,
         stall_seconds: float = 120.0,
         policy: OutboundPolicy = EVERYWHERE,
     ) -> None:
@@ -99,6 +100,7 @@ class Transfer:
         self._moved: Callable[[], None] = lambda: None
         self._check = check
         self._on_sent = on_sent
+        self._on_converting = on_converting
         self._stall_seconds = stall_seconds
         self._policy = policy
         self._mtime_ns = os.fstat(self._descriptor).st_mtime_ns
@@ -194,6 +196,14 @@ class Transfer:
         once all threads have ended.
         """
         return in_parallel(parts, send, at_once=at_once, failed=self._failed)
+
+    @contextlib.contextmanager
+    def converting(self) -> Iterator[None]:
+        """Let the ticket's status say, within the context, that the image is converted. May raise as `check` does."""
+        self._on_converting(True)
+        yield
+        self._moved()
+        self._on_converting(False)
 
     def converted(self, descriptor: int) -> Transfer:
         """Return the transfer of a file that was made of this one. Its progress counts as this one's, in proportion."""
