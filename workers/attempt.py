@@ -184,6 +184,7 @@ class Attempt:
                 image.size,
                 check=self._lease.check,
                 on_sent=self._sent,
+                on_converting=self._converting,
                 stall_seconds=self._settings.stall_seconds,
                 policy=self._policy,
             )
@@ -579,6 +580,12 @@ class Attempt:
     def _phase(self, phase: Phase, words: str) -> None:
         self._steps.begin(phase)
         self._leases.phase(self._claim, phase, words)
+
+    def _converting(self, begins: bool) -> None:
+        if begins:
+            self._leases.phase(self._claim, Phase.CONVERTING, "Converting the image for the cloud")
+        else:
+            self._leases.phase(self._claim, Phase.UPLOADING, "Uploading the converted image")
 
     def _sent(self, count: int) -> None:
         self._lease.sent = count

@@ -29,6 +29,7 @@ from urllib.parse import urlsplit
 from publisher.core.errors import ImageFileError, InvalidRequest, PermanentCloudError, Reason, TransientCloudError
 from publisher.outbound.policy import EVERYWHERE, OutboundPolicy
 from workers import tls as tls_faults
+from workers.abandonable import aside
 from workers.parallel import Part, PartDropped, Result, in_parallel
 from workers.progress import DoneRanges
 from workers.socket_reader import SocketReader
@@ -70,7 +71,7 @@ class Transfer:
 
     `check` is called at least twice a second, also for each part, and stops the transfer by raising. `on_sent` gets the
     number of positions of the file that are done: sent, or not needed because they are holes. It never falls: what is
-    sent again is not counted again.
+    sent again is not counted again. `on_converting` is called with True when a conversion begins, with False after it.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Transfer:
         *,
         check: Callable[[], None] = lambda: None,
         on_sent: Callable[[int], None] = lambda _: None,
+        on_converting: Callable[[bool], None] = lambda _: None,
         stall_seconds: float = 120.0,
         policy: OutboundPolicy = EVERYWHERE,
     ) -> None:
@@ -98,6 +100,7 @@ class Transfer:
         self._moved: Callable[[], None] = lambda: None
         self._check = check
         self._on_sent = on_sent
+        self._on_converting = on_converting
         self._stall_seconds = stall_seconds
         self._policy = policy
         self._mtime_ns = os.fstat(self._descriptor).st_mtime_ns
@@ -193,6 +196,14 @@ class Transfer:
         once all threads have ended.
         """
         return in_parallel(parts, send, at_once=at_once, failed=self._failed)
+
+    @contextlib.contextmanager
+    def converting(self) -> Iterator[None]:
+        """Let the ticket's status say, within the context, that the image is converted. May raise as `check` does."""
+        self._on_converting(True)
+        yield
+        self._moved()
+        self._on_converting(False)
 
     def converted(self, descriptor: int) -> Transfer:
         """Return the transfer of a file that was made of this one. Its progress counts as this one's, in proportion."""
@@ -323,10 +334,8 @@ class Transfer:
         connection = http.client.HTTPConnection(parts.hostname, port)
         connection.default_port = _DEFAULT_PORTS[parts.scheme]
         try:
-            connection.sock = self._policy.connect(parts.hostname, port, connect_seconds)
-            if parts.scheme == "https":
-                context = tls or ssl.create_default_context()
-                connection.sock = context.wrap_socket(connection.sock, server_hostname=parts.hostname)
+            context = (tls or ssl.create_default_context()) if parts.scheme == "https" else None
+            connection.sock = self._connected(parts.hostname, port, context, connect_seconds, look)
             path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
             connection.putrequest(method, path, skip_accept_encoding=True)
             for name, value in headers.items():
@@ -348,6 +357,18 @@ class Transfer:
             raise _translated(error, where) from None
         connection.close()
         return answer
+
+    def _connected(
+        self, host: str, port: int, tls: ssl.SSLContext | None, seconds: float, look: Callable[[], None]
+    ) -> socket.socket:
+        """Connect, in a thread that is abandoned if `look` raises: a silent address must not delay a stop."""
+        policy = self._policy
+
+        def connect() -> socket.socket:
+            made = policy.connect(host, port, seconds)
+            return tls.wrap_socket(made, server_hostname=host) if tls else made  # closes it if that fails
+
+        return aside(connect, check=look, discard=socket.socket.close)
 
     def _send(
         self, sock: socket.socket, before: bytes, file: range, after: bytes, look: Callable[[], None]

@@ -86,6 +86,7 @@ class Phase(StrEnum):
     WAITING = "waiting"
     PREPARING = "preparing"
     AUTHENTICATING = "authenticating"
+    CONVERTING = "converting"
     UPLOADING = "uploading"
     VERIFYING = "verifying"
     FINISHING = "finishing"
@@ -295,6 +296,8 @@ class Ticket:
         match self.phase:
             case Phase.AUTHENTICATING:
                 return "Signing in to the cloud"
+            case Phase.CONVERTING:
+                return "Converting the image for the cloud"
             case Phase.UPLOADING:
                 sent, total = self.progress.sent // MIB, max(1, round(self.progress.total / MIB))
                 return f"Uploading {sent} of {total} MiB" + (f" to {self.region}" if self.region else "")

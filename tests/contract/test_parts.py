@@ -19,7 +19,7 @@ from memory_cloud.parts import PartsPublisher
 from memory_cloud.parts_cloud import BLOCK_BYTES, PartsCloud
 from publisher.core.errors import LeaseLost, PermanentCloudError, TransientCloudError
 from publisher.core.settings import Settings
-from publisher.core.ticket import State, Ticket
+from publisher.core.ticket import Phase, State, Ticket
 from publisher.core.vault import Vault
 from publisher.store import Store
 from tests.patience import PATIENCE
@@ -31,7 +31,7 @@ from workers.sweeper import Outcome, Sweeper
 pytestmark = pytest.mark.long
 
 CONTENT = os.urandom(3 * BLOCK_BYTES) + bytes(2 * BLOCK_BYTES) + os.urandom(BLOCK_BYTES + 77)
-UPLOAD_STEPS = ["planned", "converted", "created", "block", "sent", "complete", "registered", "finish"]
+UPLOAD_STEPS = ["planned", "converting", "converted", "created", "block", "sent", "complete", "registered", "finish"]
 
 
 @pytest.fixture
@@ -270,6 +270,25 @@ def test_image_of_another_content_is_replaced(
     assert runner.run(ticket.id) is State.PUBLISHED
     check_published(parts_store, settings, cloud, ticket)
     assert journal(parts_store, ticket) == ["gone", "present"]
+
+
+def test_status_says_that_the_image_is_converted(
+    parts_store: Store, cloud: PartsCloud, ticket: Ticket, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, Ticket] = {}
+
+    def note(self: PartsPublisher, name: str) -> None:
+        seen.setdefault(name, current(parts_store, ticket))
+
+    monkeypatch.setattr(PartsPublisher, "reached", note)
+    assert runner.run(ticket.id) is State.PUBLISHED
+    converting = seen["converting"]
+    assert (converting.phase, converting.message) == (Phase.CONVERTING, "Converting the image for the cloud")
+    assert (converting.upload_ends, converting.bytes_per_second, converting.percentage) == (None, None, 0)
+    assert seen["converted"].phase is seen["block"].phase is Phase.UPLOADING
+    assert seen["registered"].percentage <= 99, "the cloud has not answered yet"
+    phases = [each.phase for each in parts_store.tickets.history(ticket.id)]
+    assert phases.index(Phase.CONVERTING) < len(phases) - 1 - phases[::-1].index(Phase.UPLOADING)
 
 
 def test_late_creation_after_a_deletion_is_refused(cloud: PartsCloud, ticket: Ticket, runner: Runner) -> None:

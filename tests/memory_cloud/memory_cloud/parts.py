@@ -156,9 +156,11 @@ class PartsPublisher(CloudPublisher):
         """Send the image to the snapshot, and complete it if what was sent is what was registered."""
         size = -(-image.size // BLOCK_BYTES) * BLOCK_BYTES
         copy = ticket.scratch.reserve(size) / "disk"
-        shutil.copyfile(f"/dev/fd/{transfer.descriptor}", copy)
-        os.truncate(copy, size)
-        transfer.read_again()
+        with transfer.converting():
+            self.reached("converting")
+            shutil.copyfile(f"/dev/fd/{transfer.descriptor}", copy)
+            os.truncate(copy, size)
+            transfer.read_again()
         if transfer.sha256 != image.sha256:
             raise PermanentCloudError("the image file is not what was registered", reason=Reason.INTEGRITY)
         self.reached("converted")

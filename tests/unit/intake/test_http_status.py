@@ -113,6 +113,7 @@ STATES: dict[str, tuple[Callable[[Service, Claim], None], set[str], str, int]] =
     "to be tried again": (_retried, set(), "Waiting to try again (attempt 2): Glance was away", 0),
     "preparing": (_phase(Phase.PREPARING), set(), "Preparing", 0),
     "authenticating": (_phase(Phase.AUTHENTICATING), set(), "Signing in to the cloud", 0),
+    "converting": (_phase(Phase.CONVERTING), set(), "Converting the image for the cloud", 0),
     "nothing sent yet": (_phase(Phase.UPLOADING), set(), "Uploading 0 of 2048 MiB", 0),
     "uploading": (_phase(Phase.UPLOADING, 312 << 20), set(), "Uploading 312 of 2048 MiB", 15),
     "all but a byte": (_phase(Phase.UPLOADING, IMAGE_SIZE - 1), set(), "Uploading 2047 of 2048 MiB", 99),

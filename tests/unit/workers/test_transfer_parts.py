@@ -3,15 +3,17 @@ TLS."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
 import random
+import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -21,8 +23,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import workers.transfer
-from publisher.core.errors import Cancelled, ImageFileError, TransientCloudError
+from publisher.core.errors import Cancelled, ImageFileError, LeaseLost, Stopped, TransientCloudError
 from tests.patience import PATIENCE
+from tests.servers.silent import silent_server
 from tests.servers.uploads import Upload, UploadServer, self_signed, upload_server
 from workers.parallel import PartDropped
 from workers.progress import DoneRanges
@@ -313,6 +316,60 @@ def test_all_parts_stop_soon(file: Path, tls: Tls, behaviour: Callable[[Upload],
         assert time.monotonic() - stopped[0] < STOP_SECONDS * PATIENCE
         canceller.join()
     assert len(server.uploads) == 4, "no further part is begun"
+
+
+@contextmanager
+def full_server() -> Iterator[str]:
+    """A server whose queue of connections is full: a further one is neither accepted nor refused."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server, contextlib.ExitStack() as queued:
+        for _ in range(3):
+            waiting = queued.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(server.getsockname())
+        time.sleep(0.1)
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/"
+
+
+@contextmanager
+def server_without_handshake() -> Iterator[str]:
+    with silent_server() as port:
+        yield f"https://127.0.0.1:{port}/"
+
+
+@pytest.mark.parametrize("reason", [Cancelled, LeaseLost])
+@pytest.mark.parametrize("unreachable", [full_server, server_without_handshake], ids=lambda each: str(each.__name__))
+def test_parts_that_are_still_connecting_stop_soon(
+    file: Path, sent: Sent, unreachable: Callable[[], AbstractContextManager[str]], reason: type[Stopped]
+) -> None:
+    stop = threading.Event()
+    begun: list[int] = []
+    stopped: list[float] = []
+
+    def check() -> None:
+        if stop.is_set():
+            raise reason
+
+    def cancel() -> None:
+        while len(begun) < 4:
+            time.sleep(0.01)
+        time.sleep(0.2)
+        stopped.append(time.monotonic())
+        stop.set()
+
+    with unreachable() as url, opened(file, check=check, on_sent=sent) as transfer:
+
+        def send(start: int) -> None:
+            begun.append(start)
+            transfer.put(url, {}, start=start, length=MIB, connect_seconds=60 * PATIENCE)
+
+        canceller = threading.Thread(target=cancel)
+        canceller.start()
+        with pytest.raises(reason):
+            transfer.in_parallel(range(0, 8 * MIB, MIB), send, at_once=4)
+        assert time.monotonic() - stopped[0] < STOP_SECONDS * PATIENCE
+        canceller.join()
+    assert len(begun) == 4, "no further part is begun"
+    assert sent == []
 
 
 def test_one_failed_part_stops_the_others(transfer: Transfer, tls: Tls) -> None:
