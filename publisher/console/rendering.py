@@ -357,7 +357,9 @@ def filled_in(fields: Iterable[Field], form: Mapping[str, str], prefix: str = ""
         path = prefix + each.name
         try:
             if each.kind is Kind.BOOLEAN:
-                document[each.name] = path in form
+                # What bound clients cannot read is left out unless it is asked for.
+                if path in form or not each.json_only:
+                    document[each.name] = path in form
             elif each.kind not in _NEVER_IN_FORMS and (value := _value(each, form.get(path, ""), path)) is not None:
                 document[each.name] = value
         except InvalidRequest as error:
