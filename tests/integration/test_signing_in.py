@@ -278,6 +278,16 @@ def test_keystone_and_glance_may_be_under_paths_of_one_address(
         # The project is found by its user only, and bytes take the same way.
         cloud = signed_in(devcloud, {"password": PASSWORD}, {"publishLocation": "Edge"}, **account)
         assert uploads(cloud, tmp_path / "disk")
+        cloud = signed_in(devcloud, {"password": PASSWORD}, target | {"sharedWith": [project["name"]]}, **account)
+        assert (cloud._shared_with(), cloud._images.stores()) == ([project["id"]], ["fs"])
+        assert "web-download" in cloud._images.import_methods()
+        cloud.close()
+        explored = OpenStackPublisher.explore(
+            *(Account("openstack", account, {"password": PASSWORD}), Target("openstack", {})),
+            *(Timeouts(10, 60, 60), EVERYWHERE),
+        )
+        assert [each.name for each in explored.projects] == [project["name"]]
+        assert [each.name for each in explored.regions] == ["Edge", "RegionOne"]
         assert {each.split("/")[1] for each in proxy.paths} == {"identity", "image"}
         assert not [each for each in proxy.paths if "/v2/v2" in each or "//" in each]
         words = refused(devcloud, {"password": PASSWORD}, target=target, interface="admin", **account)

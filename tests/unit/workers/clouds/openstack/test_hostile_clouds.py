@@ -126,6 +126,14 @@ def test_glance_schema_is_never_requested() -> None:
     assert [each for each in glance.paths if "schemas" in each] == []
 
 
+def test_image_that_is_listed_as_hidden_and_not_hidden_counts_once() -> None:
+    record = {"id": "an-image", "status": "active", "publisher_ticket": "a-ticket"}
+    glance = HostileGlance(lambda handler: send(handler, {"images": [record, record]}))
+    with serving(glance.answer) as url, cloud_at(url) as cloud:
+        assert [each.cloud_id for each in cloud.tagged_by(Tags("a-ticket", "deployment"))] == ["an-image"]
+    assert [parse_qs(urlsplit(each).query).get("os_hidden") for each in glance.paths] == [None, ["true"]]
+
+
 @pytest.mark.parametrize(("status", "gone"), [("deleted", True), ("pending_delete", True), ("active", False)])
 def test_image_that_glance_stopped_deleting_counts_as_deleted(status: str, gone: bool) -> None:
     """A Glance that is killed in the middle of a deletion keeps the record, and refuses to delete it again."""
