@@ -21,7 +21,7 @@ from publisher.core.errors import LeaseLost, PermanentCloudError, TransientCloud
 from publisher.core.settings import Settings
 from publisher.core.ticket import Phase, State, Ticket
 from publisher.core.vault import Vault
-from publisher.store import Store
+from publisher.store import AccountGiven, Store
 from tests.patience import PATIENCE
 from tests.records import add_image, add_ticket, current, put_back, words
 from workers.reconciler import discard_abandoned_files
@@ -158,14 +158,19 @@ def test_one_handle_stands_for_snapshot_and_image(
     assert samples[-1] == len(CONTENT), "holes and the filled-up end included"
 
 
-@pytest.mark.parametrize("step", UPLOAD_STEPS)
-def test_killed_worker_is_succeeded(
-    parts_store: Store, settings: Settings, cloud: PartsCloud, ticket: Ticket, runner: Runner, step: str
-) -> None:
+def killed_at(settings: Settings, ticket: Ticket, step: str) -> None:
+    """Run a worker that is killed with SIGKILL when it reaches a step."""
     command = [sys.executable, "-m", "tests.contract.killed_worker", str(ticket.id), step]
     environment = os.environ | settings.environment()
     killed = subprocess.run(command, env=environment, capture_output=True, timeout=120 * PATIENCE, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+
+
+@pytest.mark.parametrize("step", UPLOAD_STEPS)
+def test_killed_worker_is_succeeded(
+    parts_store: Store, settings: Settings, cloud: PartsCloud, ticket: Ticket, runner: Runner, step: str
+) -> None:
+    killed_at(settings, ticket, step)
     assert current(parts_store, ticket).state is State.PUBLISHING
     images = cloud.images()
     assert (len(images) == 1) is (step in ("registered", "finish"))
@@ -232,6 +237,52 @@ def test_worker_that_lost_its_lease_changes_nothing(
     at(monkeypatch, step, take_over)
     assert runner.run(ticket.id) is None
     check_published(parts_store, settings, cloud, ticket)
+
+
+@pytest.fixture
+def withdraw(parts_store: Store, vault: Vault, cloud: PartsCloud) -> Callable[[Ticket], Ticket]:
+    """Return a function that asks for a withdrawal, with the account's secrets."""
+
+    def withdraw(ticket: Ticket) -> Ticket:
+        given = AccountGiven({"login": str(cloud.directory)}, vault.seal({"password": "good"}))
+        return parts_store.tickets.request_withdrawal(ticket.id, given)
+
+    return withdraw
+
+
+@pytest.mark.parametrize("step", ["deleting", "image deleted"])
+def test_withdrawal_whose_worker_is_killed_is_finished(
+    parts_store: Store, settings: Settings, cloud: PartsCloud, publish: Callable[[], Ticket], runner: Runner, step: str,
+    withdraw: Callable[[Ticket], Ticket],
+) -> None:  # fmt: skip
+    kept, ticket = publish(), publish()
+    assert runner.run(kept.id) is runner.run(ticket.id) is State.PUBLISHED
+    withdraw(ticket)
+    killed_at(settings, ticket, step)
+    assert current(parts_store, ticket).state is State.WITHDRAWING
+    assert withdraw(ticket).state is State.WITHDRAWING, "the request is repeated"
+    put_back(parts_store, ticket, not_before=1, lease_until=1)
+    assert runner.run(ticket.id) is State.WITHDRAWN
+    check_published(parts_store, settings, cloud, kept)
+    assert journal(parts_store, ticket) == ["gone"]
+    assert current(parts_store, ticket).sealed_secrets is None
+
+
+def test_withdrawal_of_a_protected_image_leaves_all_its_parts(
+    parts_store: Store, settings: Settings, cloud: PartsCloud, ticket: Ticket, runner: Runner,
+    withdraw: Callable[[Ticket], Ticket],
+) -> None:  # fmt: skip
+    assert runner.run(ticket.id) is State.PUBLISHED
+    (image,) = cloud.images()
+    cloud.change_image(image.id, protected=True)
+    withdraw(ticket)
+    assert runner.run(ticket.id) is State.PUBLISHED
+    assert "protected" in str(current(parts_store, ticket).not_withdrawn)
+    check_published(parts_store, settings, cloud, ticket)
+    cloud.change_image(image.id, protected=False)
+    withdraw(ticket)
+    assert runner.run(ticket.id) is State.WITHDRAWN
+    check_empty(settings, cloud)
 
 
 @pytest.mark.parametrize("step", ["deleting", "image deleted"])
