@@ -134,7 +134,7 @@ class Image:
 
     @property
     def file_name(self) -> str:
-        return PurePosixPath(self.location).name
+        return self.location.rpartition("/")[2]
 
 
 def appliance_uri(login: str, appliance_id: int) -> str:

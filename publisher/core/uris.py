@@ -9,14 +9,15 @@ import os
 import re
 from functools import lru_cache
 from urllib.parse import quote, unquote
-from uuid import UUID
 
 from publisher.core.errors import InvalidRequest
 
 ID_PATTERN = "[1-9][0-9]{0,18}"
 ID_MAX = (1 << 63) - 1
 """The largest id that the ticket store can hold."""
-_UUID_BYTES = 16
+_UUID_BYTES, _UUID_DIGITS = 16, 32
+_VARIANTS = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}
+"""Maps a random hex digit to one that begins the fourth part of a UUID (RFC 9562, section 4.1)."""
 
 
 def parse_id(text: str) -> int | None:
@@ -26,9 +27,17 @@ def parse_id(text: str) -> int | None:
 
 
 def unique_ids(count: int) -> list[str]:
-    """Return so many new UUIDs. All their randomness is read at once: a read lets the other threads go first."""
-    random = os.urandom(_UUID_BYTES * count)
-    return [str(UUID(bytes=random[at : at + _UUID_BYTES], version=4)) for at in range(0, len(random), _UUID_BYTES)]
+    """Return so many new UUIDs of version 4. `uuid.uuid4` takes four times as long.
+
+    All their randomness is read at once: a read lets the other threads go first.
+    """
+    random = os.urandom(_UUID_BYTES * count).hex()
+    return [_uuid(random[at : at + _UUID_DIGITS]) for at in range(0, len(random), _UUID_DIGITS)]
+
+
+def _uuid(digits: str) -> str:
+    variant = _VARIANTS[digits[16]]
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
 @lru_cache(1024)

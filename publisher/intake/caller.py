@@ -375,6 +375,8 @@ Listed = Annotated[Listing, From(listing)]
 
 
 def _given(request: Request, name: str) -> str:
+    if not request.scope["query_string"]:
+        return ""
     values = request.query_params.getlist(name)
     if len(values) > 1:
         raise InvalidRequest("is given more than once", field=name)

@@ -39,7 +39,7 @@ def read_publish_request(
             "is needed: the platform to publish to, such as openstack", field=f"{CRED_ACCOUNT}.targetPlatform.name"
         )
     account, secrets = platform.account_parts(given)
-    own = {field.name for field in platform.all_target_fields} | {"publishLocation"}
+    own = platform.target_names
     request = PublishRequest(
         owner=owner,
         appliance_id=appliance_id,
@@ -47,7 +47,7 @@ def read_publish_request(
         platform=platform.name,
         account=account,
         secrets=secrets,
-        target={name: document[name] for name in own if document.get(name) not in (None, [])},
+        target={name: value for name, value in document.items() if name in own and value not in (None, [])},
         notify=str(document["notify"]) if document.get("notify") else None,
         expires=_moment(document, "expires"),
         lineage=str(document["lineage"]) if document.get("lineage") is not None else None,

@@ -23,7 +23,7 @@ PROPERTY_VALUE_MAX = 4096
 
 def attributes_of(target: Mapping[str, Any]) -> dict[str, Any]:
     """Return the attributes that a target has. An empty list is none."""
-    return {name: target[name] for name in ATTRIBUTES if target.get(name) not in (None, "", [])}
+    return {name: target[name] for name in ATTRIBUTES if name in target and target[name] not in (None, "", [])}
 
 
 def item_path(name: str, position: int) -> str:

@@ -137,7 +137,9 @@ class ObjectType:
     def named(self, names: Iterable[str]) -> list[Field]:
         """Return the fields that have one of these names, in their order."""
         at = self._positions
-        return [self.fields[position] for position in sorted(at[name] for name in names if name in at)]
+        positions = [at[name] for name in names if name in at]
+        positions.sort()
+        return [self.fields[position] for position in positions]
 
 
 def strings(*names: str) -> tuple[Field, ...]:
@@ -324,6 +326,10 @@ class Platform:
         return tuple(each.name for each in self.all_account_fields if not each.secret)
 
     @cached_property
+    def _open_name_set(self) -> frozenset[str]:
+        return frozenset(self.open_names)
+
+    @cached_property
     def all_account_fields(self) -> tuple[Field, ...]:
         """What it adds to an account, and what all platforms add."""
         return (*self.account_fields, *NAME_TEMPLATE)
@@ -332,6 +338,11 @@ class Platform:
     def all_target_fields(self) -> tuple[Field, ...]:
         """What it adds to a published image, and what all platforms add."""
         return (*self.target_fields, *IMAGE_ATTRIBUTES, *NAME_TEMPLATE)
+
+    @cached_property
+    def target_names(self) -> frozenset[str]:
+        """The names of what a publish request says about where an image goes, and what it is given there."""
+        return frozenset(each.name for each in self.all_target_fields) | {"publishLocation"}
 
     @cached_property
     def attribute_fields(self) -> tuple[Field, ...]:
@@ -348,11 +359,9 @@ class Platform:
 
         An empty secret counts as missing: some clients send an account back without the secret that they never saw.
         """
-        fields = self.all_account_fields
-        given = {each.name: document[each.name] for each in fields if document.get(each.name) is not None}
-        secret = self.secret_names
-        secrets = {name: str(value) for name, value in given.items() if name in secret and value}
-        return {name: value for name, value in given.items() if name not in secret}, secrets
+        plain, secret = self._open_name_set, self.secret_names
+        secrets = {name: str(value) for name, value in document.items() if name in secret and value}
+        return {name: value for name, value in document.items() if name in plain and value is not None}, secrets
 
     def identity(self, account: dict[str, Any], target: dict[str, Any]) -> list[Any]:
         """Say which account of which cloud this is: what has its own limit, and is swept once.

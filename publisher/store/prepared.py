@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import ARRAY, JSON, Boolean, Column, Connection, Dialect, Select, Table, bindparam
@@ -113,8 +114,12 @@ def insert_rows(
     if is_json:
         values = [json.dumps(rows, default=_hex)]
     else:
-        converted = _converted(table, columns, connection.dialect)
-        values = [convert(row[name]) if convert else row[name] for row in rows for name, convert in converted]
+        values_of, converted = itemgetter(*columns), _converted(table, columns, connection.dialect)
+        values = [
+            value
+            for row in rows
+            for value in values_of({**row, **{name: convert(row[name]) for name, convert in converted}})
+        ]
     return run_on_driver(connection, text, tuple(values), returns_rows=bool(returning))
 
 
@@ -145,16 +150,16 @@ def _insert(
     return f"INSERT INTO {table.name} ({names}) {rows}{conflict}{wanted}"  # names of our own tables
 
 
-_CONVERTED: dict[tuple[Table, tuple[str, ...]], list[tuple[str, Callable[[Any], Any] | None]]] = {}
+_CONVERTED: dict[tuple[Table, tuple[str, ...]], list[tuple[str, Callable[[Any], Any]]]] = {}
 
 
-def _converted(
-    table: Table, columns: tuple[str, ...], dialect: Dialect
-) -> Sequence[tuple[str, Callable[[Any], Any] | None]]:
-    """Return the columns, each with the function that makes SQLite's value; None: SQLite takes it as it is."""
+def _converted(table: Table, columns: tuple[str, ...], dialect: Dialect) -> Sequence[tuple[str, Callable[[Any], Any]]]:
+    """Return the columns whose values SQLite does not take as they are, each with the function that converts them."""
     found = _CONVERTED.get((table, columns))
     if found is None:
-        found = _CONVERTED[table, columns] = [(name, _writer(table.c[name], dialect)) for name in columns]
+        not_taken = [name for name in columns if isinstance(table.c[name].type, JSON | Boolean)]
+        writers = [(name, _writer(table.c[name], dialect)) for name in not_taken]
+        found = _CONVERTED[table, columns] = [(name, convert) for name, convert in writers if convert]
     return found
 
 

@@ -123,7 +123,8 @@ def waits_for_hash(request: Request) -> bool:
 
 def address(request: Request) -> str:
     """Return the caller's address; behind a trusted proxy (`--proxy-headers`), the one that the proxy names."""
-    return request.client.host if request.client else ""
+    client = request.scope.get("client")
+    return str(client[0]) if client else ""
 
 
 def actor(request: Request, login: str, door: str = "api") -> Actor:

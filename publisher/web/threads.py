@@ -177,7 +177,7 @@ class _Waiting(Generic[_Item]):
 
 
 class Together(Generic[_Item]):
-    """A thread that works on all items together that have come in while it worked on the previous ones.
+    """A thread that works together on all items that have come in while it worked on the previous ones.
 
     Nobody waits for company: an item that comes while the thread is idle is worked on at once, and alone. The more
     come, the more the thread takes at a time. Its results reach an event loop in one go, too.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from uuid import UUID
+from uuid import RFC_4122, UUID
 
 import pytest
 
@@ -29,7 +29,7 @@ def test_no_object_has_such_an_id(text: str) -> None:
 def test_ids_are_random_uuids() -> None:
     ids = unique_ids(50)
     assert len(set(ids) | set(unique_ids(50))) == 100
-    assert {UUID(each).version for each in ids} == {4}
+    assert {(UUID(each).version, UUID(each).variant) for each in ids} == {(4, RFC_4122)}
     assert [str(UUID(each)) for each in ids] == ids
 
 
