@@ -33,6 +33,12 @@ class Glance:
             return images
         return [image for image in images if image.get("publisher_ticket_uri") == ticket["uri"]]
 
+    def hidden_images(self) -> list[dict[str, Any]]:
+        """Return all hidden images of the user's project, which Glance lists only on their own."""
+        listed: dict[str, Any] = self.rest("GET", "/v2/images?os_hidden=true&limit=1000")
+        images: list[dict[str, Any]] = listed["images"]
+        return images
+
     def data(self, image_id: str) -> bytes:
         raw = self.rest("GET", f"/v2/images/{image_id}/file", raw=True)
         assert isinstance(raw, bytes)
@@ -43,7 +49,7 @@ class Glance:
 
     def empty(self) -> None:
         """Delete all images of the user's project."""
-        for image in self.images():
+        for image in [*self.images(), *self.hidden_images()]:
             self.delete(image["id"])
 
     def rest(self, method: str, path: str, body: object = None, *, raw: bool = False, token: str | None = None) -> Any:

@@ -251,6 +251,18 @@ def test_a_ticket_that_is_deleted_before_its_image_is_hidden_leaves_no_secrets(
         assert {row.sealed_secrets for row in connection.execute(tombstones.select())} <= {None}
 
 
+def test_the_sweeper_looks_for_hidden_images_where_one_was_hidden(store: Store, account: StoredAccount) -> None:
+    first = begun(store, account, keep=None, older=Older.HIDE)
+    store.leases.plan(first, "c-1")
+    publish(store, first)
+    hiding(store, account)
+    assert [each.target.get("hidden") for each in store.sweeping.scopes()] == [None]
+    held = store.leases.claim(first.ticket.id, "w", 60)
+    assert held
+    store.leases.retired(held, words="done")
+    assert [each.target.get("hidden") for each in store.sweeping.scopes()] == [True]
+
+
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_due_retirements_are_found_by_an_index(store: Store) -> None:
     query = str(
