@@ -15,6 +15,7 @@ from publisher.core.errors import InvalidRequest
 ID_PATTERN = "[1-9][0-9]{0,18}"
 ID_MAX = (1 << 63) - 1
 """The largest id that the ticket store can hold."""
+_ID = re.compile(ID_PATTERN)
 _UUID_BYTES, _UUID_DIGITS = 16, 32
 _VARIANTS = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}
 """Maps a random hex digit to one that begins the fourth part of a UUID (RFC 9562, section 4.1)."""
@@ -22,7 +23,7 @@ _VARIANTS = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}
 
 def parse_id(text: str) -> int | None:
     """Return the id that a text is, written without leading zeros; None if no object can have such an id."""
-    number = int(text) if re.fullmatch(ID_PATTERN, text) else 0
+    number = int(text) if _ID.fullmatch(text) else 0
     return number if 0 < number <= ID_MAX else None
 
 
