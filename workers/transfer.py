@@ -2,8 +2,7 @@
 
 Knows the size, counts the bytes, can restart and can be cancelled.
 
-Over plain HTTP the kernel sends the file (sendfile(2)); over TLS, large reads go through one reused buffer. Memory use
-does not depend on the size of the image.
+Memory use does not depend on the size of the image.
 """
 
 from __future__ import annotations
@@ -17,53 +16,39 @@ import os
 import select
 import socket
 import ssl
-import struct
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
-from publisher.core.errors import ImageFileError, InvalidRequest, PermanentCloudError, Reason, TransientCloudError
+from publisher.core.errors import ImageFileError, InvalidRequest
 from publisher.outbound.policy import EVERYWHERE, OutboundPolicy
-from workers import tls as tls_faults
-from workers.abandonable import aside
 from workers.parallel import Part, PartDropped, Result, in_parallel
 from workers.progress import DoneRanges
-from workers.socket_reader import SocketReader
+from workers.sending import (
+    CHUNK_BYTES,
+    GONE,
+    connected,
+    first_byte,
+    read_answer,
+    reset,
+    sends_encrypted,
+    sends_memory,
+    sends_plain,
+    shrank,
+    translated,
+)
+from workers.sending import Answer as Answer  # plugins import it from here
 
-_CHUNK_BYTES = 1 << 20
-"""Bytes sent at a time, at first. With smaller pieces the receiver wakes up for each, and an upload takes a tenth
-longer."""
-_PIECE_BYTES_MIN, _PIECE_BYTES_MAX = 1 << 16, 4 << 20
-"""Limits of what sendfile(2) gets at a time. It hands the first to the socket at a time, and may wait for each."""
-_ROOM_SECONDS = 0.025
-"""How long sendfile(2) waits for room at a time: so a call ends within 1.6 s, however slow the connection becomes."""
-_QUICK_SECONDS, _SLOW_SECONDS = 0.05, 0.2
-"""Over a slow connection, pieces become smaller while one takes longer than the second, and larger again while one
-takes less than the first."""
 _CHECK_SECONDS = 0.05
 """How often `check` is called while bytes move: for each piece, it would cost a tenth of the CPU."""
-_WAIT_SECONDS = 0.25
-"""How long to wait for the other side before `check` is called again."""
 _MEANWHILE_SECONDS = 3.0
 """How often `meanwhile` is called."""
-_ANSWER_BYTES_MAX = 64 << 10
 _LATE_ANSWER_SECONDS = 5.0
-_ZEROS = memoryview(bytes(_CHUNK_BYTES))
+_ZEROS = memoryview(bytes(CHUNK_BYTES))
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_GONE = {errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN}
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What an HTTP server answered to an upload."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
 
 
 class Transfer:
@@ -142,15 +127,15 @@ class Transfer:
 
     def chunks(self) -> Iterator[memoryview]:
         """Yield the whole image from its start, and hash it meanwhile. For a cloud whose SDK reads from an iterator."""
-        buffer = memoryview(bytearray(_CHUNK_BYTES))
-        for offset, chunk in self._blocks(_CHUNK_BYTES, lambda: buffer, hashed=True, holes=True):
+        buffer = memoryview(bytearray(CHUNK_BYTES))
+        for offset, chunk in self._blocks(CHUNK_BYTES, lambda: buffer, hashed=True, holes=True):
             yield chunk
             self.done(offset, offset + len(chunk))
 
     def read_again(self) -> None:
         """Hash the file again, for a cloud that reports no hash. Raises `ImageFileError`, and what `check` raises."""
-        buffer = memoryview(bytearray(_CHUNK_BYTES))
-        for _ in self._blocks(_CHUNK_BYTES, lambda: buffer, hashed=True, holes=True):
+        buffer = memoryview(bytearray(CHUNK_BYTES))
+        for _ in self._blocks(CHUNK_BYTES, lambda: buffer, hashed=True, holes=True):
             pass
 
     def blocks(self, size: int, *, hashed: bool = False) -> Iterator[tuple[int, memoryview]]:
@@ -259,7 +244,7 @@ class Transfer:
                 return
             hole = self._seek(data, os.SEEK_HOLE)
             if hole is None:
-                raise _shrank()
+                raise shrank()
             position = min(hole + -hole % size, self.size)
             yield data - data % size, position
 
@@ -277,7 +262,7 @@ class Transfer:
 
     def _skip(self, start: int, end: int, digest: hashlib._Hash | None) -> None:
         """Count a hole as done, and hash it as zeros."""
-        step = _CHUNK_BYTES if digest else max(end - start, 1)
+        step = CHUNK_BYTES if digest else max(end - start, 1)
         for position in range(start, end, step):
             self.check()
             count = min(step, end - position)
@@ -290,7 +275,7 @@ class Transfer:
         while content:
             count = os.preadv(self._descriptor, [content], offset)
             if not count:
-                raise _shrank()
+                raise shrank()
             content, offset = content[count:], offset + count
 
     # Send --------------------------------------------------------------------------------------------
@@ -335,7 +320,7 @@ class Transfer:
         connection.default_port = _DEFAULT_PORTS[parts.scheme]
         try:
             context = (tls or ssl.create_default_context()) if parts.scheme == "https" else None
-            connection.sock = self._connected(parts.hostname, port, context, connect_seconds, look)
+            connection.sock = connected(self._policy, parts.hostname, port, context, connect_seconds, look)
             path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
             connection.putrequest(method, path, skip_accept_encoding=True)
             for name, value in headers.items():
@@ -346,50 +331,42 @@ class Transfer:
             try:
                 first = self._send(connection.sock, before, range(start, end), after, look)
             except OSError as error:
-                if error.errno not in _GONE and not isinstance(error, ssl.SSLEOFError):
+                if error.errno not in GONE and not isinstance(error, ssl.SSLEOFError):
                     raise
                 # The server refused early: it sent the reason before it closed the connection, so the reason can still
                 # be read.
                 answer_seconds = _LATE_ANSWER_SECONDS
-            answer = _answer(connection.sock, method, first, answer_seconds, look)
+            answer = read_answer(connection.sock, method, first, answer_seconds, look)
         except BaseException as error:
-            _reset(connection)
-            raise _translated(error, where) from None
+            reset(connection)
+            raise translated(error, where) from None
         connection.close()
         return answer
-
-    def _connected(
-        self, host: str, port: int, tls: ssl.SSLContext | None, seconds: float, look: Callable[[], None]
-    ) -> socket.socket:
-        """Connect, in a thread that is abandoned if `look` raises: a silent address must not delay a stop."""
-        policy = self._policy
-
-        def connect() -> socket.socket:
-            made = policy.connect(host, port, seconds)
-            return tls.wrap_socket(made, server_hostname=host) if tls else made  # closes it if that fails
-
-        return aside(connect, check=look, discard=socket.socket.close)
 
     def _send(
         self, sock: socket.socket, before: bytes, file: range, after: bytes, look: Callable[[], None]
     ) -> bytes | None:
-        """Send the body. If the server answers before the end, stop and return what `_first_byte` has read."""
-        send_file = self._encrypted(sock, file) if isinstance(sock, ssl.SSLSocket) else self._plain(sock, file)
+        """Send the body. If the server answers before the end, stop and return what `first_byte` has read."""
+        descriptor = self._descriptor
+        if isinstance(sock, ssl.SSLSocket):
+            send_file = sends_encrypted(sock, descriptor, file)
+        else:
+            send_file = sends_plain(sock, descriptor, file)
         incoming = select.poll()
         incoming.register(sock, select.POLLIN)
         now, checked = time.monotonic(), -math.inf
         moved = now
         for send_some, part in (
-            (_memory(sock, before), range(len(before))),
+            (sends_memory(sock, before), range(len(before))),
             (send_file, file),
-            (_memory(sock, after), range(len(after))),
+            (sends_memory(sock, after), range(len(after))),
         ):
             position = part.start
             while position < part.stop:
                 if now - checked >= _CHECK_SECONDS:
                     look()
                     checked = now
-                if incoming.poll(0) and (first := _first_byte(sock)) is not None:
+                if incoming.poll(0) and (first := first_byte(sock)) is not None:
                     return first
                 count = send_some(position)
                 now = time.monotonic()
@@ -403,60 +380,6 @@ class Transfer:
         self._verify_file()
         return None
 
-    def _plain(self, sock: socket.socket, file: range) -> Callable[[int], int]:
-        # Let the kernel wait (socket(7), SO_SNDTIMEO) instead of poll(2): so one call hands over a whole piece, not
-        # just what fits in the buffer at the moment. poll(2) follows if there is no room at all.
-        sock.settimeout(None)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 0, int(_ROOM_SECONDS * 1_000_000)))
-        room = select.poll()
-        room.register(sock, select.POLLOUT)
-        target = sock.fileno()
-        piece = _CHUNK_BYTES
-
-        def send_some(offset: int) -> int:
-            nonlocal piece
-            wanted, began = min(piece, file.stop - offset), time.monotonic()
-            try:
-                count = os.sendfile(target, self._descriptor, offset, wanted)
-            except BlockingIOError:
-                room.poll(_WAIT_SECONDS * 1000)
-                count = 0
-            else:
-                if not count:
-                    raise _shrank()
-            seconds = time.monotonic() - began
-            if seconds > _SLOW_SECONDS:
-                piece = max(piece // 2, _PIECE_BYTES_MIN)
-            elif count == piece < _PIECE_BYTES_MAX and seconds < _QUICK_SECONDS:
-                piece *= 2
-            return count
-
-        return send_some
-
-    def _encrypted(self, sock: ssl.SSLSocket, file: range) -> Callable[[int], int]:
-        sock.setblocking(False)
-        room = select.poll()
-        room.register(sock, select.POLLOUT)
-        buffer = memoryview(bytearray(min(_CHUNK_BYTES, len(file))))
-        held = buffer[:0]
-
-        def send_some(offset: int) -> int:
-            nonlocal held
-            if not held:
-                count = os.preadv(self._descriptor, [buffer[: file.stop - offset]], offset)
-                if not count:
-                    raise _shrank()
-                held = buffer[:count]
-            try:
-                count = sock.send(held)
-            except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
-                room.poll(_WAIT_SECONDS * 1000)
-                return 0
-            held = held[count:]
-            return count
-
-        return send_some
-
     def _verify_file(self) -> None:
         """Raise `ImageFileError` if the file's size is not as recorded, or the file was written to since it was
         opened."""
@@ -467,22 +390,6 @@ class Transfer:
             )
         if status.st_mtime_ns != self._mtime_ns:
             raise ImageFileError("the image file was written to while it was uploaded; register it again")
-
-
-def _memory(sock: socket.socket, content: bytes) -> Callable[[int], int]:
-    """Return a function that sends some of `content` from a position on, and returns the number of bytes."""
-    room = select.poll()
-    room.register(sock, select.POLLOUT)
-    view = memoryview(content)
-
-    def send_some(position: int) -> int:
-        try:
-            return sock.send(view[position : position + _PIECE_BYTES_MIN])
-        except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
-            room.poll(_WAIT_SECONDS * 1000)
-            return 0
-
-    return send_some
 
 
 def _regularly(check: Callable[[], None], meanwhile: Callable[[], None] | None) -> Callable[[], None]:
@@ -499,62 +406,3 @@ def _regularly(check: Callable[[], None], meanwhile: Callable[[], None] | None) 
             due = time.monotonic() + _MEANWHILE_SECONDS
 
     return look
-
-
-def _answer(
-    sock: socket.socket, method: str, first: bytes | None, answer_seconds: float, check: Callable[[], None]
-) -> Answer:
-    """Wait for the answer and read it. `first` is what has been read of it.
-
-    The server may hash and store for a long time after the last byte.
-    """
-    deadline = time.monotonic() + answer_seconds
-
-    def look() -> None:
-        check()
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"no answer within {answer_seconds:.0f} s after the last byte")
-
-    with SocketReader(sock, look, first) as incoming:  # it keeps the socket open
-        read = http.client.HTTPResponse(incoming, method=method)  # type: ignore[arg-type]  # it only reads
-        read.begin()
-        if incoming.ended:
-            raise http.client.RemoteDisconnected("")  # cut within the header, which the parser takes for its end
-        return Answer(read.status, dict(read.headers.items()), read.read(_ANSWER_BYTES_MAX))
-
-
-def _first_byte(sock: socket.socket) -> bytes | None:
-    """Return the first byte of an answer. Empty if the server has closed the connection, None if nothing has arrived.
-
-    Only reading shows this: over TLS, the data that has arrived may be a session ticket and no part of the answer.
-    """
-    try:
-        return sock.recv(1)
-    except (BlockingIOError, ssl.SSLWantReadError):
-        return None
-
-
-def _shrank() -> ImageFileError:
-    return ImageFileError("the image file became shorter while it was uploaded; register it again")
-
-
-def _translated(error: BaseException, where: str) -> BaseException:
-    """Turn an error of the connection into one that the runner handles; return any other unchanged."""
-    if words := tls_faults.fault(error, where, "glanceUrl"):
-        return PermanentCloudError(words, reason=Reason.CONFIGURATION)
-    if isinstance(error, http.client.HTTPException):
-        return TransientCloudError(
-            f"the connection to {where} failed: it was closed without an answer", reason=Reason.CONNECTION
-        )
-    if isinstance(error, OSError):
-        words = str(error.args[-1]) if error.args else type(error).__name__
-        return TransientCloudError(f"the connection to {where} failed: {words}", reason=Reason.CONNECTION)
-    return error
-
-
-def _reset(connection: http.client.HTTPConnection) -> None:
-    """Close without sending what is still buffered, so that the server notices immediately."""
-    if connection.sock is not None:
-        with contextlib.suppress(OSError):  # it may never have been connected
-            connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    connection.close()

@@ -73,7 +73,7 @@ class Harness(ABC):
     def attributes(self, cloud_id: str) -> Mapping[str, Any]:
         """Return the image attributes that the cloud shows of an image, by their names in the API.
 
-        `properties` is a mapping here, and `sharedWith` contains projects as `partner` names them.
+        `properties` is a mapping here, `sharedWith` contains projects as `partner` names them, and `name` is the name.
         """
 
     @property

@@ -18,7 +18,7 @@ class MemoryHarness(Harness):
         return CLOUD.images[cloud_id].content
 
     def attributes(self, cloud_id: str) -> Mapping[str, Any]:
-        return {}
+        return {"name": CLOUD.images[cloud_id].name}
 
 
 @contextmanager

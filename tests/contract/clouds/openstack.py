@@ -39,7 +39,7 @@ class OpenStackHarness(Harness):
 
     def attributes(self, cloud_id: str) -> Mapping[str, Any]:
         record: dict[str, Any] = json.loads(self.ask("GET", f"/v2/images/{cloud_id}"))
-        shown = {name: record[_NAMES.get(name, name)] for name in ("tags", "visibility", "protected", *_NAMES)}
+        shown = {name: record[_NAMES.get(name, name)] for name in ("name", "tags", "visibility", "protected", *_NAMES)}
         members = []
         if shown["visibility"] == "shared":
             members = json.loads(self.ask("GET", f"/v2/images/{cloud_id}/members"))["members"]

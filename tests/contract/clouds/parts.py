@@ -33,7 +33,7 @@ class PartsHarness(Harness):
     def attributes(self, cloud_id: str) -> Mapping[str, Any]:
         (image,) = [each for each in self.cloud.images() if each.snapshot == cloud_id]
         properties = {each["name"]: each["value"] for each in image.attributes.get("properties", ())}
-        return {**image.attributes, "properties": properties}
+        return {**image.attributes, "name": image.name, "properties": properties}
 
 
 @contextmanager

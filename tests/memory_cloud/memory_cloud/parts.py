@@ -19,7 +19,6 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -30,10 +29,18 @@ from publisher.core.image import Image
 from publisher.core.ticket import Account, Target
 from publisher.outbound.policy import OutboundPolicy
 from publisher.platforms.attributes import ATTRIBUTES, attributes_of
+from publisher.platforms.platform import Platform
 from workers.clouds.base import CloudImage, CloudPublisher, Tagged, Tags, TicketRef, Timeouts
 from workers.transfer import Transfer
 
-PARTS = replace(PLATFORM, name="parts", label="Parts", attributes=frozenset(ATTRIBUTES))
+PARTS = Platform(
+    name="parts",
+    label="Parts",
+    account_fields=PLATFORM.account_fields,
+    target_fields=PLATFORM.target_fields,
+    takes=PLATFORM.takes,
+    attributes=frozenset(ATTRIBUTES),
+)
 """Its platform. No entry point names it: the tests use the plugin in place of the simpler one."""
 _AT_ONCE = 3
 """Blocks that are sent at a time."""

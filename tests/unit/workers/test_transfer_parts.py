@@ -292,13 +292,14 @@ def read_all_and_wait(upload: Upload) -> None:
     upload.stop.wait(60 * PATIENCE)
 
 
+@pytest.mark.parametrize("reason", [Cancelled, LeaseLost])
 @pytest.mark.parametrize("behaviour", [read_slowly, read_all_and_wait], ids=lambda each: str(each.__name__))
-def test_all_parts_stop_soon(file: Path, tls: Tls, behaviour: Callable[[Upload], None]) -> None:
+def test_all_parts_stop_soon(file: Path, tls: Tls, behaviour: Callable[[Upload], None], reason: type[Stopped]) -> None:
     stop = threading.Event()
 
     def check() -> None:
         if stop.is_set():
-            raise Cancelled
+            raise reason
 
     stopped: list[float] = []
 
@@ -311,7 +312,7 @@ def test_all_parts_stop_soon(file: Path, tls: Tls, behaviour: Callable[[Upload],
     with upload_server(behaviour, tls=tls[0]) as server, opened(file, check=check) as transfer:
         canceller = threading.Thread(target=cancel)
         canceller.start()
-        with pytest.raises(Cancelled):
+        with pytest.raises(reason):
             in_parts(transfer, server, tls[1])
         assert time.monotonic() - stopped[0] < STOP_SECONDS * PATIENCE
         canceller.join()

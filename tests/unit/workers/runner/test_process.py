@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import uuid
 
 import pytest
 from sqlalchemy.exc import OperationalError
 
+import workers.runner
 from publisher.core.settings import Settings
 from publisher.core.ticket import State, Ticket
 from publisher.core.vault import Vault
+from publisher.files.unfinished import this_boot
 from publisher.store import Store
 from publisher.store.leases import Leases
 from tests.patience import PATIENCE
@@ -65,6 +69,19 @@ def test_store_that_does_not_answer_costs_only_the_record(
     monkeypatch.setattr(Leases, "claim", away)
     monkeypatch.setattr("publisher.store.tickets.Tickets.get", away)
     assert process.publish(ticket.id) == (None, None)
+
+
+@pytest.mark.long
+def test_start_empties_the_scratch_space(
+    process: WorkerProcess, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers.runner, "serve", lambda *_: None)
+    monkeypatch.setattr(gc, "freeze", lambda: None)
+    left = settings.scratch / f"{uuid.uuid4().hex}-100{this_boot()}"
+    left.mkdir(parents=True)
+    (left / "disk.raw").write_bytes(b"half-converted")
+    process.prepare()
+    assert list(settings.scratch.iterdir()) == []
 
 
 @pytest.mark.long
