@@ -392,7 +392,11 @@ class Leases:
         held = tickets.c.lease_token == claim.token
         with writing(self._engine, durable=False) as connection:
             if before is State.WITHDRAWING:
-                if not transition(connection, id, before, state or before, held, words=words, **values):
+                guards = [held]
+                if state is State.PUBLISHED and claim.ticket.retire:
+                    # Meanwhile, its owner may have asked for the withdrawal, too.
+                    guards.append(tickets.c.retire == claim.ticket.retire)
+                if not transition(connection, id, before, state or before, *guards, words=words, **values):
                     raise LeaseLost
                 return
             # It is no transition. Meanwhile, its owner may have withdrawn it, or a newer image may ask for more.

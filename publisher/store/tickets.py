@@ -230,6 +230,8 @@ class Tickets:
         for _ in range(10):
             ticket = self._required(id)
             match ticket.state:
+                case State.WITHDRAWING if ticket.retire:
+                    self._insist(ticket)
                 case State.WITHDRAWING | State.WITHDRAWN | State.CANCELLED:
                     return ticket
                 case State.FAILED:
@@ -241,6 +243,16 @@ class Tickets:
                     with suppress(Conflict):
                         return self.request_cancel(id)
         raise Conflict(f"ticket {id} changes too fast to be withdrawn; try again")
+
+    def _insist(self, ticket: Ticket) -> None:
+        """Record that its owner, too, wants a replaced image withdrawn: it then goes even if it is in use."""
+        replaced = tickets.c.id == ticket.id, tickets.c.state == State.WITHDRAWING, tickets.c.retire.is_not(None)
+        with writing(self._engine) as connection:
+            if connection.execute(update(tickets).where(*replaced).values(retire=None, modified=db_now())).rowcount:
+                append_history(
+                    connection, ticket.id, ticket.state, ticket.state, ticket.phase, "Withdrawal requested by its owner"
+                )
+                audit_change(connection, "ticket.withdraw", _uri(ticket))
 
     def _withdraw(self, ticket: Ticket, given: AccountGiven | None) -> None:
         with writing(self._engine) as connection:

@@ -186,6 +186,26 @@ def test_an_earlier_ticket_that_is_published_later_is_hidden_itself(store: Store
     assert retiring(store) == {late.ticket.id: Older.HIDE, newer.id: None}
 
 
+def test_an_owner_may_insist_on_the_withdrawal_of_a_replaced_image(store: Store, account: StoredAccount) -> None:
+    first = published(store, account, keep=1)
+    published(store, account, keep=1)
+    claim = store.leases.claim(first.id, "w", 60)
+    assert claim
+    assert claim.ticket.retire == Older.WITHDRAW
+    asked = store.tickets.request_withdrawal(first.id)
+    assert (asked.state, asked.retire) == (State.WITHDRAWING, None)
+    assert store.tickets.request_withdrawal(first.id) == asked
+    assert words(store, first)[-1] == "Withdrawal requested by its owner"
+    with pytest.raises(LeaseLost):
+        store.leases.not_withdrawn(claim, error="it is in use", detail="", reason=Reason.REFUSED)
+    store.leases.give_up(claim)
+    again = store.leases.claim(first.id, "w", 60)
+    assert again
+    assert again.ticket.retire is None, "it is withdrawn even if it is in use"
+    store.leases.withdrawn(again, words="gone")
+    assert current(store, first).state is State.WITHDRAWN
+
+
 def test_a_worker_that_was_too_late_hides_nothing_that_is_withdrawn(store: Store, account: StoredAccount) -> None:
     first = hiding(store, account)
     hiding(store, account)
