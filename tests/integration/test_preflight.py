@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -135,6 +137,22 @@ def test_a_taken_name_is_refused_only_if_the_request_says_so(
     assert glance.images(ticket) == []
     published(stack, preflight(stack, body(devcloud, image, **name)))
     assert len(glance.images(first)) == 1
+
+
+@pytest.mark.long
+def test_the_command_line_asks_first(stack: Stack, image: Image, devcloud: DevCloud) -> None:
+    command = [Path(sys.executable).with_name("publisher"), "publish", str(image.id), "--preflight", "--wait"]
+    environment = os.environ | stack.settings.environment() | devcloud.env()
+    limit = 60 * PATIENCE
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=limit, check=False)
+    assert done.returncode == 0, done.stderr
+    tickets = count(stack)
+    wrong = environment | {"OS_PASSWORD": "wrong-password"}
+    refused = subprocess.run(command, env=wrong, capture_output=True, text=True, timeout=limit, check=False)
+    assert refused.returncode == 2, refused.stderr
+    assert "no ticket was created" in refused.stderr
+    assert "wrong-password" not in refused.stdout + refused.stderr
+    assert count(stack) == tickets
 
 
 def test_a_cloud_that_does_not_answer_is_a_503(stack: Stack, image: Image, devcloud: DevCloud, glance: Glance) -> None:

@@ -456,6 +456,7 @@ def worker_finds(cli_store: Store, monkeypatch: pytest.MonkeyPatch) -> Callable[
     return let
 
 
+@pytest.mark.long
 def test_image_is_published_if_the_cloud_would_accept_it(
     cli: Cli, cli_store: Store, worker_finds: Callable[[CheckResult], None]
 ) -> None:
@@ -464,6 +465,7 @@ def test_image_is_published_if_the_cloud_would_accept_it(
     assert made["state"] == "queued"
 
 
+@pytest.mark.long
 def test_image_that_the_cloud_would_refuse_has_no_ticket_and_is_not_registered(
     cli: Cli, cli_store: Store, worker_finds: Callable[[CheckResult], None]
 ) -> None:
@@ -475,6 +477,7 @@ def test_image_that_the_cloud_would_refuse_has_no_ticket_and_is_not_registered(
     assert list(cli_store.images.list()) == []
 
 
+@pytest.mark.long
 def test_preflight_without_a_broker_says_so_and_leaves_nothing(cli: Cli, cli_store: Store) -> None:
     cli.ok("images", "add", cli.image_file(), "--id", 7)
     refused = cli.run("publish", "7", *MEMORY, "--preflight", OS_PASSWORD=PASSWORD)
@@ -484,6 +487,7 @@ def test_preflight_without_a_broker_says_so_and_leaves_nothing(cli: Cli, cli_sto
     assert cli_store.checks.claim(1) is None
 
 
+@pytest.mark.long
 def test_preflight_that_no_worker_answers_ends(cli: Cli, cli_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflights, "CHECK_SECONDS_MAX", 0.2)
     monkeypatch.setattr(WakeQueue, "send_check", lambda self, *ids: None)

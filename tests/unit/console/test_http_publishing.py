@@ -516,6 +516,7 @@ def test_what_the_preflight_finds_is_shown_at_its_field(fresh: Service, browser:
     assert (fresh.store.tickets.list(), fresh.waker.ids) == ([], [])
 
 
+@pytest.mark.long
 def test_a_cloud_that_does_not_answer_the_preflight_is_reported(fresh: Service, browser: Browsers) -> None:
     account = store_account(fresh)
     away = CheckResult(False, "Keystone does not answer: timed out", reason=Reason.CONNECTION, transient=True)
