@@ -207,6 +207,7 @@ WRITES: dict[str, Callable[[Leases, Claim], object]] = {
     "hand_over": lambda leases, claim: leases.hand_over(claim),
     "give_up": lambda leases, claim: leases.give_up(claim),
     "withdrawn": lambda leases, claim: leases.withdrawn(claim, words="w"),
+    "retired": lambda leases, claim: leases.retired(claim, words="w"),
     "not_withdrawn": lambda leases, claim: leases.not_withdrawn(claim, error="e", detail="d", reason=Reason.REFUSED),
     "withdraw_later": lambda leases, claim: leases.withdraw_later(
         claim, delay_seconds=1, error="e", reason=Reason.REFUSED
