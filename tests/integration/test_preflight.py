@@ -141,7 +141,7 @@ def test_a_taken_name_is_refused_only_if_the_request_says_so(
 
 @pytest.mark.long
 def test_the_command_line_asks_first(stack: Stack, image: Image, devcloud: DevCloud) -> None:
-    command = [Path(sys.executable).with_name("publisher"), "publish", str(image.id), "--preflight", "--wait"]
+    command = [str(Path(sys.executable).with_name("publisher")), "publish", str(image.id), "--preflight", "--wait"]
     environment = os.environ | stack.settings.environment() | devcloud.env()
     limit = 60 * PATIENCE
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=limit, check=False)
