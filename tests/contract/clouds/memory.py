@@ -18,7 +18,8 @@ class MemoryHarness(Harness):
         return CLOUD.images[cloud_id].content
 
     def attributes(self, cloud_id: str) -> Mapping[str, Any]:
-        return {"name": CLOUD.images[cloud_id].name}
+        stored = CLOUD.images[cloud_id]
+        return {"name": stored.name, "hidden": stored.hidden}
 
 
 @contextmanager

@@ -120,17 +120,27 @@ class MemoryPublisher(CloudPublisher):
 
     def hide(self, cloud_id: str, tags: Tags) -> None:
         with CLOUD.lock:
-            CLOUD.images[cloud_id].hidden = True
+            if stored := _of_ticket(cloud_id, tags):
+                stored.hidden = True
 
     def rename(self, cloud_id: str, tags: Tags, name: str) -> None:
         with CLOUD.lock:
-            CLOUD.images[cloud_id].name = name
+            if stored := _of_ticket(cloud_id, tags):
+                stored.name = name
 
     def tagged(self, deployment: str) -> Sequence[Tagged]:
         now = time.monotonic()
         with CLOUD.lock:
             found = [(cloud_id, each) for cloud_id, each in CLOUD.images.items() if each.deployment == deployment]
         return [Tagged(cloud_id, each.ticket_uid, now - each.made) for cloud_id, each in found]
+
+
+def _of_ticket(cloud_id: str, tags: Tags) -> StoredImage | None:
+    """Return an image; None if it is gone. Raises `PermanentCloudError` if it is another ticket's."""
+    stored = CLOUD.images.get(cloud_id)
+    if stored and stored.ticket_uid != tags.ticket_uid:
+        raise PermanentCloudError(f"image {cloud_id} does not carry the tags of the ticket")
+    return stored
 
 
 def _cloud_image(cloud_id: str, stored: StoredImage) -> CloudImage:
