@@ -48,8 +48,11 @@ class Glance:
         self.rest("DELETE", f"/v2/images/{image_id}")
 
     def empty(self) -> None:
-        """Delete all images of the user's project."""
+        """Delete all images of the user's project, protected ones, too."""
         for image in [*self.images(), *self.hidden_images()]:
+            if image["protected"]:
+                unprotected = {"op": "replace", "path": "/protected", "value": False}
+                self.rest("PATCH", f"/v2/images/{image['id']}", [unprotected])
             self.delete(image["id"])
 
     def rest(self, method: str, path: str, body: object = None, *, raw: bool = False, token: str | None = None) -> Any:
