@@ -15,7 +15,7 @@ from publisher.core.image import DISK_FORMATS, ImageState, formats
 from publisher.core.ticket import State
 from publisher.core.vault import Vault
 from publisher.files.hashing import digest
-from publisher.platforms.platform import Field, Kind, Platform, installed, known_platforms
+from publisher.platforms.platform import Field, Kind, Platform, find_platform, installed, known_platforms
 from publisher.store import Store
 from publisher.store.database import db_now, images, tickets, writing
 from publisher.store.new_tickets import NewTicket
@@ -29,8 +29,9 @@ from tests.strict_client import PLATFORMS as API_PLATFORMS
 
 pytestmark = pytest.mark.real
 
-READY, EMPTY, OF_BOB = 4, 5, 24
-"""Appliances: one with images and publications, one without, and one of another user."""
+READY, EMPTY, SMALL, OF_BOB = 4, 5, 6, 24
+"""Appliances: one with so many publications that it does not name them, one without, one with two, and one of another
+user."""
 PIMAGES = f"users/root/appliances/{READY}/pimages"
 ENDED = {State.PUBLISHED, State.FAILED, State.CANCELLED}
 
@@ -78,6 +79,10 @@ def fill(stack: Stack) -> None:
             # Alternate between an account in the request and a stored one.
             add_ticket(store, platform, ready[number], ticket_state, stored if number % 2 else None)
     openstack = known_platforms()[0]
+    small = add_image(stack, SMALL, "raw")
+    for platform in (openstack, find_platform("memory")):
+        assert platform
+        add_ticket(store, platform, small, State.QUEUED, None)
     add_ticket(store, openstack, add_image(stack, OF_BOB, "raw", owner="bob"), State.FAILED, None, owner="bob")
     gone = add_image(stack, READY, "openstackvmdk")
     add_ticket(store, openstack, gone, State.CANCELLED, None)
@@ -262,10 +267,11 @@ def test_extensions_parameter_adds_the_omitted_items(client: StrictClient) -> No
         in_json = client.stack.call("GET", path).json
         assert shown < int(asked.findtext("total") or -1) == in_json["total"], path
         assert len(asked.findall(f"{wrapper}/*")) == in_json["total"]
-    appliance = f"users/root/appliances/{READY}"
+    appliance = f"users/root/appliances/{SMALL}"
     uris = client.stack.call("GET", appliance).json["publishImageUris"]["uri"]
     shown_uris = etree.fromstring(client.stack.call("GET", appliance, accept=XML).body).findall("publishImageUris/uri")
-    assert len(uris) - len(shown_uris) == len(State)
+    assert (len(uris), len(shown_uris)) == (2, 1)
+    assert "publishImageUris" not in client.stack.call("GET", f"users/root/appliances/{READY}").json, "too many"
 
 
 def test_resource_of_an_unknown_platform_requires_the_parameter(client: StrictClient) -> None:
