@@ -12,6 +12,7 @@ from functools import cache
 from publisher.platforms.platform import (
     CERTIFICATE_LIMIT,
     CRED_ACCOUNT,
+    LIFETIME,
     PROPERTY,
     PUBLISH_IMAGE,
     TYPE_KEY,
@@ -89,7 +90,7 @@ _PUBLISH_IMAGE = (
     *a_list("instances", an_object("instance")),
     *uris("instancesUri"),
     *strings("publishLocation"),
-    *json_only((*date_times("expires"), *strings("lineage"), *integers("keep", minimum=1), *strings("older"))),
+    *LIFETIME,
 )
 
 _CRED_ACCOUNT = (
