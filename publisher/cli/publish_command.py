@@ -50,7 +50,7 @@ from publisher.cli.preflights import require_preflight
 from publisher.cli.tickets_command import Timeout, Wait, find_ticket, ticket_json, watch
 from publisher.core.closed_pipe import no_outcome
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
-from publisher.platforms.attributes import VISIBILITIES
+from publisher.core.image_attributes import VISIBILITIES
 
 if TYPE_CHECKING:
     from publisher.services.publishing import Accepted, PublishRequest

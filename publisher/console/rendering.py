@@ -20,9 +20,9 @@ from markupsafe import Markup, escape
 
 from publisher.core.cloud_check import Explored, Place
 from publisher.core.errors import InvalidRequest
+from publisher.core.image_attributes import ITEMS
 from publisher.core.name_template import PLACEHOLDERS
 from publisher.core.ticket import Older
-from publisher.platforms.attributes import ITEMS
 from publisher.platforms.platform import (
     CRED_ACCOUNT,
     LIFETIME,

@@ -14,9 +14,9 @@ from typing import Any
 
 from publisher.core.cloud_check import CheckResult, Explored
 from publisher.core.image import Image, ImageState, appliance_uri, download_uri, image_uri, target_format
+from publisher.core.image_attributes import attributes_of
 from publisher.core.ticket import Progress, State, Ticket, ticket_download_uri, ticket_uri
 from publisher.core.uris import user_uri
-from publisher.platforms.attributes import attributes_of
 from publisher.platforms.platform import TYPE_KEY, Constant, Document, Platform, find_platform
 from publisher.platforms.target_formats import format_number, platform_number, target_format_number, target_type
 from publisher.store import (

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from publisher.core.errors import InvalidRequest
+from publisher.core.image_attributes import ATTRIBUTES, ITEMS, PROPERTIES, REGIONS, SHARED_WITH, VISIBILITIES, item_path
 from publisher.core.names import check_basic_plane
-from publisher.platforms.attributes import ATTRIBUTES, ITEMS, PROPERTIES, REGIONS, SHARED_WITH, VISIBILITIES, item_path
 from publisher.platforms.platform import (
     CA_BUNDLE,
     LOGIN,

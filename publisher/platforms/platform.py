@@ -20,16 +20,16 @@ from urllib.parse import urlsplit
 
 from publisher.core.certificates import check_bundle
 from publisher.core.errors import InvalidRequest
-from publisher.core.name_template import placeholders
-from publisher.core.names import NAME_MAX, check_basic_plane, check_name
-from publisher.core.proxies import DirectHosts, Proxy
-from publisher.platforms.attributes import (
+from publisher.core.image_attributes import (
     PROPERTY_VALUE_MAX,
     attributes_of,
     check_taken,
     check_together,
     check_values,
 )
+from publisher.core.name_template import placeholders
+from publisher.core.names import NAME_MAX, check_basic_plane, check_name
+from publisher.core.proxies import DirectHosts, Proxy
 from publisher.platforms.target_formats import API_ORDER, API_PLATFORMS
 
 # Elements ----------------------------------------------------------------------------------------

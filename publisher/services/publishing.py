@@ -10,12 +10,12 @@ from typing import Any
 from publisher.core.asking import Asking, ask
 from publisher.core.errors import Conflict, InvalidRequest, PublisherError
 from publisher.core.image import Image
+from publisher.core.image_attributes import check_min_disk
 from publisher.core.name_template import expand, placeholders
 from publisher.core.names import check_name
 from publisher.core.ticket import Older, Ticket
 from publisher.core.vault import Sealer
 from publisher.outbound.policy import OutboundPolicy, check_named
-from publisher.platforms.attributes import check_min_disk
 from publisher.platforms.platform import CRED_ACCOUNT, check_address, check_request, platform_of
 from publisher.services.wakeups import Wake
 from publisher.services.webhooks import no_signing_secret

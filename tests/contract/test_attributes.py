@@ -11,7 +11,7 @@ import pytest
 
 from publisher.core.errors import Cancelled, InvalidRequest, PermanentCloudError
 from publisher.core.image import Image
-from publisher.platforms.attributes import ATTRIBUTES, SHARED_WITH, VISIBILITIES
+from publisher.core.image_attributes import ATTRIBUTES, SHARED_WITH, VISIBILITIES
 from tests.contract.harness import Harness, transfer_of
 
 VALUES: Mapping[str, Any] = {

@@ -43,9 +43,9 @@ from publisher.core.errors import (
     require_own,
 )
 from publisher.core.image import Image, ImageState, image_uri
+from publisher.core.image_attributes import VISIBILITY
 from publisher.core.uris import parse_id
 from publisher.intake.wire.writing import write_json_request
-from publisher.platforms.attributes import VISIBILITY
 from publisher.platforms.platform import (
     CRED_ACCOUNT,
     LIFETIME,

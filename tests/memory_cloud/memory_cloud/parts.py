@@ -26,9 +26,9 @@ from memory_cloud.parts_cloud import BLOCK_BYTES, PROJECTS, REGIONS, PartsCloud,
 from memory_cloud.platform import PLATFORM
 from publisher.core.errors import InvalidRequest, PermanentCloudError, Reason, TransientCloudError
 from publisher.core.image import Image
+from publisher.core.image_attributes import ATTRIBUTES, attributes_of
 from publisher.core.ticket import Account, Target
 from publisher.outbound.policy import OutboundPolicy
-from publisher.platforms.attributes import ATTRIBUTES, attributes_of
 from publisher.platforms.platform import Platform
 from workers.clouds.base import CloudImage, CloudPublisher, Tagged, Tags, TicketRef, Timeouts
 from workers.transfer import Transfer

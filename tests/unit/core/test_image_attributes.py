@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from publisher.core.errors import InvalidRequest
-from publisher.platforms.attributes import ATTRIBUTES, check_min_disk
+from publisher.core.image_attributes import ATTRIBUTES, check_min_disk
 from publisher.platforms.openstack import OPENSTACK
 from publisher.platforms.platform import IMAGE_ATTRIBUTES, Platform, platform_of
 
