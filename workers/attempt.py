@@ -1,16 +1,11 @@
-"""One attempt at a claimed ticket, and its outcome. Knows no Celery and no cloud SDK.
-
-This is the only place that turns exceptions into outcomes; only their type decides.
-"""
+"""One attempt to publish the image of a claimed ticket, and its outcome. Knows no Celery and no cloud SDK."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -30,114 +25,32 @@ from publisher.core.errors import (
     TransientCloudError,
 )
 from publisher.core.image import Image, appliance_uri, image_uri, open_under
-from publisher.core.settings import Settings
-from publisher.core.ticket import MIB, Account, CloudRef, Older, Phase, State, Target, ticket_download_uri, ticket_uri
-from publisher.core.vault import Vault
+from publisher.core.ticket import MIB, Phase, State, ticket_download_uri, ticket_uri
 from publisher.files.disk_format import DiskFile, examine_opened
-from publisher.outbound.policy import OutboundPolicy
-from publisher.store import Claim, Store
-from publisher.telemetry import tracing
 from workers import metrics
-from workers.backoff import retry_delay
-from workers.bounded import BoundedCloud
-from workers.clouds import plugin
-from workers.clouds.base import CloudImage, Tagged, Tags, TicketRef, Timeouts
-from workers.lease import TicketLease
-from workers.scratch import Scratch
+from workers.backoff import duration_words, retry_delay
+from workers.cloud_work import CloudWork
+from workers.clouds.base import CloudImage, TicketRef
 from workers.transfer import Transfer
 
 logger = logging.getLogger(__name__)
 
 _HASHES_TRUSTED = ("sha512", "sha256", "md5")
 """Hashes that a cloud may report for an image it received. The first that it reports is compared."""
-Result = TypeVar("Result")
 _FINISHING = Phase.FINISHING, "Finishing"
 _EXAMINED_MAX = 256
 _examined: dict[tuple[object, ...], DiskFile] = {}
 """Results of examining files, so that the tickets of one image do not repeat it."""
 
 
-class TicketJournal:
-    """The list of what a ticket has created, or may have created, in a cloud. It is written under the ticket's lease.
+class Attempt(CloudWork):
+    """One attempt to publish an image. Cleans up if the ticket is cancelled, or has failed."""
 
-    Deletions can be recorded even after a cancel. While the lease holds, nobody else writes the list, so it is read
-    again only after a write.
-    """
-
-    def __init__(self, store: Store, claim: Claim) -> None:
-        self._store = store
-        self._claim = claim
-        # Only those who have claimed the ticket write the list: at the first claim it is empty.
-        self._entries: Sequence[CloudRef] | None = () if claim.token == 1 else None
-
-    def entries(self) -> Sequence[CloudRef]:
-        if self._entries is None:
-            self._entries = self._store.tickets.journal(self._claim.ticket.id)
-        return self._entries
-
-    def plan(self, cloud_id: str) -> None:
-        with self._writing():
-            self._store.leases.plan(self._claim, cloud_id)
-
-    def present(self, cloud_id: str) -> None:
-        self._mark(cloud_id, "present")
-
-    def condemn(self, cloud_id: str) -> None:
-        self._mark(cloud_id, "condemned")
-
-    def gone(self, cloud_id: str) -> None:
-        self._mark(cloud_id, "gone")
-
-    def _mark(self, cloud_id: str, state: str) -> None:
-        with self._writing():
-            self._store.leases.mark(self._claim, cloud_id, state)
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def _work(self) -> State:
         try:
-            yield
-        finally:
-            # Also if it failed: the database may have written it nevertheless.
-            self._entries = None
-
-
-class Attempt:
-    """One attempt at a claimed ticket."""
-
-    waiting: Sequence[int] = ()
-    """Known at the end: the tickets that wait for the slot that this one has left."""
-
-    def __init__(
-        self, store: Store, vault: Vault, settings: Settings, policy: OutboundPolicy, lease: TicketLease
-    ) -> None:
-        self._store = store
-        self._leases = store.leases
-        self._vault = vault
-        self._settings = settings
-        self._lease = lease
-        self._claim = lease.claim
-        self._ticket = lease.claim.ticket
-        self._journal = TicketJournal(store, lease.claim)
-        self._policy = policy
-        self._scratch = Scratch(settings)
-        self._cloud: BoundedCloud | None = None
-        self._account: Account | None = None
-        self._steps = tracing.Steps()
-
-    def outcome(self) -> State:
-        """Do the work and record how it ended. Raises only `LeaseLost` and `SQLAlchemyError`."""
-        try:
-            if self._ticket.state in (State.WITHDRAWING, State.PUBLISHED):
-                return self._change_published()
-            try:
-                return self._decide()
-            except Cancelled:  # the store reported it while the outcome was recorded
-                return self._cancel()
-        finally:
-            self._steps.end()
-            if self._cloud:
-                self._cloud.close(self._lease.check_held)
-            self._scratch.close()
+            return self._decide()
+        except Cancelled:  # the store reported it while the outcome was recorded
+            return self._cancel()
 
     def _decide(self) -> State:
         try:
@@ -302,7 +215,7 @@ class Attempt:
     def _too_late(self, last_error: str | None) -> State:
         if self._ticket.failure:  # it has failed already, and only its clean-up is repeated
             return self._fail(self._ticket.failure, Reason(self._ticket.reason or Reason.DEADLINE))
-        words = f"given up: not published within {_duration(self._settings.deadline_seconds)} of its acceptance"
+        words = f"given up: not published within {duration_words(self._settings.deadline_seconds)} of its acceptance"
         if last_error:
             words += f"; the last error: {last_error}"
         return self._fail(words, Reason.DEADLINE)
@@ -385,177 +298,9 @@ class Attempt:
                 check()
                 self._remove(entry.cloud_id, check)
 
-    def _remove(self, cloud_id: str, check: Callable[[], None]) -> None:
-        cloud = self._connect(check)
-        self._lease.check_held()
-        self._journal.condemn(cloud_id)
-        if self._ticket.target.get("protected") and self._ticket.state in (State.PUBLISHING, State.CANCELLING):
-            # Not for a published image: its owner lifts the protection first.
-            cloud.release(cloud_id, self._tags, check)
-        cloud.delete(cloud_id, self._tags, check)
-        self._journal.gone(cloud_id)
-
     def _leftover(self, blocked: Exception) -> str:
         left = ", ".join(entry.cloud_id for entry in self._journal.entries() if entry.state != "gone")
         return f"{left} may be left in the cloud, cleaning up failed: {self._words(blocked)}"
-
-    def _words(self, error: Exception) -> str:
-        return self._account.hide_secrets(str(error)) if self._account else str(error)
-
-    # What happens to a published image ------------------------------------------------------------
-
-    def _change_published(self) -> State:
-        """Withdraw what the ticket has published, or hide or rename it because a newer image replaces it.
-
-        If the cloud refuses, or does not answer until the deadline, the ticket is published as before.
-        """
-        try:
-            self._lease.check()
-            if self._ticket.retire:
-                self._refuse_if_used(self._lease.check)
-            if self._ticket.state is State.PUBLISHED:
-                words = self._retire(self._lease.check)
-                self._leases.retired(self._claim, words=words)
-                return State.PUBLISHED
-            self._remove_all(self._lease.check)
-        except (LeaseLost, SQLAlchemyError):
-            raise
-        except ShuttingDown:
-            self._leases.hand_over(self._claim)
-            return self._ticket.state
-        except DeadlinePassed:
-            return self._withdrawn_too_late(self._ticket.error)
-        except (PermanentCloudError, InvalidRequest, ConfigurationError) as error:
-            return self._not_withdrawn(self._words(error), error.reason, left="still in the cloud")
-        except TransientCloudError as error:
-            return self._withdraw_later(self._words(error), error.reason, error.retry_after_seconds)
-        except Exception:  # a mistake in a plugin: another worker may have the next try
-            logger.exception("ticket %d: unexpected, while withdrawing", self._ticket.id)
-            return self._withdraw_later("an unexpected error in the worker", Reason.INTERNAL)
-        self._leases.withdrawn(self._claim, words="Withdrawn: nothing is left in the cloud")
-        return State.WITHDRAWN
-
-    def _refuse_if_used(self, check: Callable[[], None]) -> None:
-        """Raise `PermanentCloudError` if the image that a newer one replaces is in use."""
-        cloud_id = str(self._ticket.cloud_id)
-        if why := self._at_first(check, lambda cloud: cloud.in_use(cloud_id)):
-            raise PermanentCloudError(f"the image is in use: {why}", reason=Reason.REFUSED)
-
-    def _retire(self, check: Callable[[], None]) -> str:
-        """Hide or rename the image, and return words for the ticket's history. Can be repeated."""
-        cloud, cloud_id = self._connect(check), str(self._ticket.cloud_id)
-        check()
-        if self._ticket.retire == Older.HIDE:
-            cloud.hide(cloud_id, self._tags)
-            return "Hidden in the cloud"
-        cloud.rename(cloud_id, self._tags, self._ticket.dated_name)
-        return f"Renamed to '{self._ticket.dated_name}' in the cloud"
-
-    def _remove_all(self, check: Callable[[], None]) -> None:
-        """Delete all that the journal lists and all that has the ticket's tags, and search the cloud again.
-
-        What was published is deleted last: if anything else stays, the ticket is published as before.
-        """
-        published = self._ticket.cloud_id
-        tagged = [each.cloud_id for each in self._tagged(check)]
-        states = {entry.cloud_id: entry.state for entry in self._journal.entries()}
-        others = dict.fromkeys([*(id for id, state in states.items() if state != "gone"), *tagged])
-        for cloud_id in others:
-            if cloud_id != published:
-                check()
-                self._remove(cloud_id, check)
-        if published and (states.get(published) != "gone" or published in tagged):
-            check()
-            self._remove(published, check)
-        if left := ", ".join(each.cloud_id for each in self._tagged(check)):
-            raise TransientCloudError(f"the cloud still lists {left} after its deletion")
-
-    def _tagged(self, check: Callable[[], None]) -> Sequence[Tagged]:
-        return self._at_first(check, lambda cloud: cloud.tagged_by(self._tags))
-
-    def _at_first(self, check: Callable[[], None], call: Callable[[BoundedCloud], Result]) -> Result:
-        """Return what a call returns that may be the first one after the sign-in."""
-        cloud = self._connect(check)
-        try:
-            return call(cloud)
-        except CloudError:
-            # The sign-in of an earlier ticket may be of no use any more, as for a publication.
-            if not cloud.kept or cloud.left:
-                raise
-            cloud.close(check)
-            self._cloud = None
-            return call(self._connect(check))
-
-    def _withdraw_later(self, error: str, reason: Reason, retry_after_seconds: float | None = None) -> State:
-        left = self._lease.seconds_left
-        if left <= 0:
-            return self._withdrawn_too_late(error)
-        delay = min(retry_delay(self._settings, self._ticket.attempt, retry_after_seconds), left)
-        logger.warning("ticket %d: %s: %s; again in %.1f s", self._ticket.id, self._not_done, error, delay)
-        published = self._ticket.state is State.PUBLISHED
-        words = f"{self._not_done} yet: {error}" if published else error
-        self._leases.withdraw_later(self._claim, delay_seconds=delay, error=words, reason=reason)
-        metrics.RETRIES.labels(self._ticket.platform, reason).inc()
-        return self._ticket.state
-
-    @property
-    def _not_done(self) -> str:
-        """Words for what could not be done with the published image."""
-        return {Older.HIDE: "not hidden", Older.RENAME: "not renamed"}.get(
-            Older(self._ticket.retire or Older.WITHDRAW), "not withdrawn"
-        )
-
-    def _withdrawn_too_late(self, last_error: str | None) -> State:
-        words = f"given up after {_duration(self._settings.deadline_seconds)}"
-        if last_error:
-            words += f"; the last error: {last_error.removeprefix(f'{self._not_done} yet: ')}"
-        # A deletion whose answer was lost may still take effect.
-        return self._not_withdrawn(words, Reason.DEADLINE, left="perhaps still in the cloud")
-
-    def _not_withdrawn(self, error: str, reason: Reason, *, left: str) -> State:
-        logger.warning("ticket %d: %s: %s", self._ticket.id, self._not_done, error)
-        states = {entry.cloud_id: entry.state for entry in self._journal.entries()}
-        if states.get(str(self._ticket.cloud_id)) == "gone":
-            # The cloud has confirmed each deletion. Only the last search for leftovers has failed.
-            words = f"Withdrawn: all that the ticket made is deleted. The cloud could not be searched again: {error}"
-            self._leases.withdrawn(self._claim, words=words)
-            return State.WITHDRAWN
-        ids = [id for id, state in states.items() if state != "gone"] or [str(self._ticket.cloud_id)]
-        detail = f"{left}: {', '.join(ids)}"
-        self._leases.not_withdrawn(self._claim, error=f"{self._not_done}: {error}", detail=detail, reason=reason)
-        return State.PUBLISHED
-
-    # Parts ----------------------------------------------------------------------------------------
-
-    def _connect(self, check: Callable[[], None]) -> BoundedCloud:
-        """Sign in, if that is not done yet. `check` stops this, and by default the calls that follow, by raising."""
-        if self._cloud is None or self._cloud.left:
-            ticket = self._ticket
-            if ticket.sealed_secrets is None:
-                raise ConfigurationError("the account's secrets are no longer kept; publish again")
-            account = Account(ticket.platform, ticket.account, self._vault.open(ticket.sealed_secrets))
-            self._account = account
-            target = Target(ticket.platform, ticket.target)
-            timeouts = Timeouts(
-                self._settings.connect_timeout_seconds,
-                self._settings.call_timeout_seconds,
-                self._settings.verify_seconds,
-            )
-
-            self._cloud = BoundedCloud.connect(
-                plugin(ticket.platform),
-                account,
-                target,
-                timeouts,
-                self._policy,
-                check=check,
-                look=self._lease.check_held,
-            )
-        return self._cloud
-
-    @property
-    def _tags(self) -> Tags:
-        return Tags(self._ticket.uid, self._store.deployment)
 
     def _ref(self, image: Image) -> TicketRef:
         ticket = self._ticket
@@ -606,10 +351,6 @@ def _examine(descriptor: int, version: tuple[int, ...], format: str, file_name: 
             _examined.clear()
         _examined[key] = found
     return found
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds / 3600:g} h" if seconds >= 3600 else f"{seconds:g} s"
 
 
 def _difference(uploaded: CloudImage, image: Image, transfer: Transfer) -> str | None:

@@ -20,3 +20,8 @@ def retry_delay(settings: Settings, attempt: int, retry_after_seconds: float | N
     doubled = settings.retry_first_seconds * 2.0 ** min(attempt - 1, _DOUBLINGS_MAX)
     delay = min(doubled, settings.retry_longest_seconds) * random.uniform(0.75, 1.25)  # noqa: S311  # no secret
     return max(delay, min(retry_after_seconds or 0.0, _ASKED_MAX_SECONDS))
+
+
+def duration_words(seconds: float) -> str:
+    """Return a time that somebody has set, for people to read: `24 h` or `90 s`."""
+    return f"{seconds / 3600:g} h" if seconds >= 3600 else f"{seconds:g} s"

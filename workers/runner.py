@@ -33,11 +33,13 @@ from publisher.telemetry.logs import bound, with_context
 from workers import metrics
 from workers.attempt import Attempt
 from workers.checker import Checker
+from workers.cloud_work import CloudWork
 from workers.clouds import plugin
 from workers.drain import Drain
 from workers.heartbeat import Heartbeat, this_worker
 from workers.lease import TicketLease
 from workers.monitoring import Consumer, readiness, serve
+from workers.published_image import PublishedImageChange
 from workers.reconciler import Reconciler, discard_abandoned_files
 from workers.registration import Registrar
 from workers.sweeper import Sweeper
@@ -46,6 +48,11 @@ from workers.webhook_sender import Notifier
 logger = logging.getLogger(__name__)
 Record = TypeVar("Record")
 _SPANS = {State.WITHDRAWING: "withdraw", State.PUBLISHED: "retire"}
+_WORK: dict[State, type[CloudWork]] = {
+    State.WITHDRAWING: PublishedImageChange,
+    State.PUBLISHED: PublishedImageChange,
+}
+"""What is done with a claimed ticket, by its state. In all others, its image is published."""
 _COUNTED = {State.WITHDRAWING: metrics.WITHDRAWALS, State.PUBLISHED: metrics.RETIREMENTS}
 """The names of spans, and what counts attempts, by the state of the ticket that is claimed."""
 
@@ -148,7 +155,8 @@ class Runner:
         outcome = "lost"
         try:
             with TicketLease(self._store.leases, claim, self._settings, self._drain, asked=asked) as lease:
-                attempt = Attempt(self._store, self._vault, self._settings, self._policy, lease)
+                work = _WORK.get(claim.ticket.state, Attempt)
+                attempt = work(self._store, self._vault, self._settings, self._policy, lease)
                 outcome = state = attempt.outcome()
         finally:
             counted = _COUNTED.get(claim.ticket.state, metrics.ATTEMPTS)

@@ -10,7 +10,7 @@ import signal
 import sys
 from unittest.mock import patch
 
-import workers.attempt
+import workers.cloud_work
 from memory_cloud.parts import PartsPublisher
 from publisher.core.settings import Settings
 from publisher.core.vault import Vault
@@ -29,7 +29,7 @@ def main() -> None:
     runner = Runner(Store.open(settings), Vault.from_file(settings.key_file), settings, worker="killed")
     with (
         patch.object(PartsPublisher, "reached", reached),
-        patch.object(workers.attempt, "plugin", lambda platform: PartsPublisher),
+        patch.object(workers.cloud_work, "plugin", lambda platform: PartsPublisher),
     ):
         runner.run(ticket)
 

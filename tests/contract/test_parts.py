@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-import workers.attempt
+import workers.cloud_work
 import workers.sweeper
 from memory_cloud.parts import PartsPublisher
 from memory_cloud.parts_cloud import BLOCK_BYTES, PartsCloud
@@ -57,7 +57,7 @@ def parts_store(settings: Settings) -> Iterator[Store]:
 
 @pytest.fixture
 def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PartsCloud:
-    for module in (workers.attempt, workers.sweeper):
+    for module in (workers.cloud_work, workers.sweeper):
         monkeypatch.setattr(module, "plugin", lambda platform: PartsPublisher)
     return PartsCloud(tmp_path / "cloud")
 

@@ -15,7 +15,7 @@ from publisher.core.image import DISK_FORMATS, ImageState, formats
 from publisher.core.ticket import State
 from publisher.core.vault import Vault
 from publisher.files.hashing import digest
-from publisher.platforms.platform import Field, Kind, Platform, find_platform, installed, known_platforms
+from publisher.platforms.platform import Field, Kind, Platform, installed, known_platforms, platform_of
 from publisher.store import Store
 from publisher.store.database import db_now, images, tickets, writing
 from publisher.store.new_tickets import NewTicket
@@ -80,9 +80,8 @@ def fill(stack: Stack) -> None:
             add_ticket(store, platform, ready[number], ticket_state, stored if number % 2 else None)
     openstack = known_platforms()[0]
     small = add_image(stack, SMALL, "raw")
-    for platform in (openstack, find_platform("memory")):
-        assert platform
-        add_ticket(store, platform, small, State.QUEUED, None)
+    add_ticket(store, openstack, small, State.QUEUED, None)
+    add_ticket(store, platform_of("memory"), small, State.QUEUED, None)
     add_ticket(store, openstack, add_image(stack, OF_BOB, "raw", owner="bob"), State.FAILED, None, owner="bob")
     gone = add_image(stack, READY, "openstackvmdk")
     add_ticket(store, openstack, gone, State.CANCELLED, None)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-import workers.attempt
+import workers.cloud_work
 from memory_cloud.publisher import CLOUD, MemoryPublisher
 from publisher.core.settings import Settings
 from publisher.core.ticket import Older, State, Ticket
@@ -26,7 +26,7 @@ class Killed(BaseException):
 
 @pytest.fixture(autouse=True)
 def _memory_cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(workers.attempt, "plugin", lambda platform: MemoryPublisher)
+    monkeypatch.setattr(workers.cloud_work, "plugin", lambda platform: MemoryPublisher)
     CLOUD.images.clear()
     yield
     CLOUD.images.clear()

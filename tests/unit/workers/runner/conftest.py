@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-import workers.attempt
+import workers.cloud_work
 from publisher.core.image import Image
 from publisher.core.settings import Settings
 from publisher.core.ticket import Ticket
@@ -23,7 +23,7 @@ from workers.runner import Runner
 def script(monkeypatch: pytest.MonkeyPatch) -> Script:
     script = Script()
     cloud = scripted(script)
-    monkeypatch.setattr(workers.attempt, "plugin", lambda platform: cloud)
+    monkeypatch.setattr(workers.cloud_work, "plugin", lambda platform: cloud)
     return script
 
 

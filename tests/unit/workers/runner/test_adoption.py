@@ -10,7 +10,7 @@ from publisher.core.ticket import State, Ticket
 from publisher.store import Store
 from tests.records import current, put_back
 from tests.unit.workers.runner.scripted_cloud import CONTENT, Script, cloud_ids
-from workers.attempt import TicketJournal
+from workers.cloud_work import TicketJournal
 from workers.clouds.base import CloudImage
 from workers.runner import Runner
 

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import pytest
 
-import workers.attempt
+import workers.cloud_work
 from publisher.core.settings import Settings
 from publisher.core.ticket import State, Ticket
 from publisher.core.vault import Vault
@@ -76,7 +76,7 @@ def test_a_call_that_loops_for_ever_is_stopped(
             finally:
                 ended.set()
 
-    monkeypatch.setattr(workers.attempt, "plugin", lambda platform: Restless)
+    monkeypatch.setattr(workers.cloud_work, "plugin", lambda platform: Restless)
     settings = dataclasses.replace(settings, call_timeout_seconds=0.02, verify_seconds=0.5)
     assert Runner(sqlite_store, vault, settings, worker="a").run(ticket.id) is State.QUEUED
     assert "'find' did not end within" in str(current(sqlite_store, ticket).error)

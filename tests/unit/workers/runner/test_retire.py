@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-import workers.attempt
+import workers.cloud_work
 from memory_cloud.publisher import CLOUD, MemoryPublisher, StoredImage
 from publisher.core.errors import PermanentCloudError, TransientCloudError
 from publisher.core.image import Image
@@ -26,7 +26,7 @@ NOT_DONE = {Older.HIDE: "not hidden", Older.RENAME: "not renamed", Older.WITHDRA
 
 @pytest.fixture(autouse=True)
 def _memory_cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(workers.attempt, "plugin", lambda platform: MemoryPublisher)
+    monkeypatch.setattr(workers.cloud_work, "plugin", lambda platform: MemoryPublisher)
     CLOUD.images.clear()
     yield
     CLOUD.images.clear()
