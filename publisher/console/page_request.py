@@ -50,7 +50,7 @@ class Visit:
     session: Session
     user: User
     after: BackgroundTasks
-    """What to do after the answer is sent."""
+    """Tasks for the time after the answer is sent."""
 
     @cached_property
     def store(self) -> Store:

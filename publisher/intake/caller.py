@@ -72,7 +72,7 @@ _DECLARATION = "publisher_operation"
 
 
 class Login(Enum):
-    """What a route asks of its caller."""
+    """The sign-in that a route requires."""
 
     NONE = "no login"
     REQUIRED = "a login"

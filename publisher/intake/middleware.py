@@ -181,7 +181,7 @@ class _Exchange:
         self._noted = False
         self.id = _request_id(scope)
         self.inner = scope
-        """What the application gets: another scope for HEAD."""
+        """The scope for the application: another one for HEAD."""
         self.span: RequestSpan | None = None
         self.status: int | str = _NONE
         scope.setdefault("state", {})["request_id"] = self.id

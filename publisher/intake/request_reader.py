@@ -48,7 +48,7 @@ class Head:
 
 
 class _ChunkPart(Enum):
-    """What comes next of a chunked body."""
+    """The parts of a chunked body, in their order."""
 
     SIZE = "a line with a size"
     DATA = "the data of the chunk"
@@ -61,7 +61,7 @@ class RequestReader:
 
     def __init__(self) -> None:
         self.unread = b""
-        """What has arrived and is not read yet."""
+        """The bytes that have arrived and are not read yet."""
         self._searched = 0
         """In these first bytes of `unread`, no head ends, and no trailers do."""
         self._left = 0

@@ -24,7 +24,7 @@ _HEADERS = {"Cache-Control": "no-store"}
 
 @dataclass(frozen=True, slots=True)
 class MonitoringState:
-    """What these routes need. The app's state holds it."""
+    """The objects that these routes need. The app's state holds them."""
 
     registry: CollectorRegistry
     monitors: Monitors

@@ -89,8 +89,10 @@ class _Members:
         self._of = lru_cache(_KEPT_MAX)(self._elements_of)
 
     def append(self, parts: list[str], document: Document) -> None:
-        """Raises ValueError for a value that the type has no element for, and for a required element that is
-        missing."""
+        """Append the elements of a document.
+
+        Raises `ValueError` for a value that the type has no element for, and for a required element that is missing.
+        """
         for name, append, default, required in self._of(*document):
             value = document.get(name)
             if value is None:
