@@ -13,7 +13,8 @@ from tests.patience import PATIENCE
 
 _tokens: dict[tuple[str, str], str] = {}
 """The last token by Keystone's address and the user's password, so that most tests need not sign in."""
-
+_projects: dict[tuple[str, str], str] = {}
+"""The project of each token, by the same."""
 
 _JSON_PATCH = "application/openstack-images-v2.1-json-patch"
 
@@ -49,7 +50,11 @@ class Glance:
 
     def empty(self) -> None:
         """Delete all images of the user's project, protected ones, too."""
-        for image in [*self.images(), *self.hidden_images()]:
+        listed = [*self.images(), *self.hidden_images()]
+        project = _projects[self.cloud.keystone_url, self.cloud.password(self.user)]
+        for image in listed:
+            if image["owner"] != project:
+                continue  # public, or shared with the project
             if image["protected"]:
                 unprotected = {"op": "replace", "path": "/protected", "value": False}
                 self.rest("PATCH", f"/v2/images/{image['id']}", [unprotected])
@@ -90,8 +95,9 @@ class Glance:
             f"{self.cloud.keystone_url}/v3/auth/tokens", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
         with urllib.request.urlopen(request, timeout=60 * PATIENCE) as answer:  # noqa: S310
-            token = str(answer.headers["X-Subject-Token"])
+            token, given = str(answer.headers["X-Subject-Token"]), json.load(answer)
         _tokens[self.cloud.keystone_url, env["OS_PASSWORD"]] = token
+        _projects[self.cloud.keystone_url, env["OS_PASSWORD"]] = given["token"]["project"]["id"]
         return token
 
 
