@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from _pytest.mark.structures import ParameterSet
 
 from publisher.core.image import Image
 from tests.contract.clouds import every_cloud
@@ -25,7 +26,16 @@ def glance_v2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GlanceBehind
         yield cloud
 
 
-@pytest.fixture(params=[pytest.param(each, id=each.name, marks=each.marks) for each in every_cloud()])
+def clouds(*, each_sign_in: bool = False) -> list[ParameterSet]:
+    """Return the parameters of a fixture that opens clouds."""
+    return [
+        pytest.param(each, id=each.name, marks=each.marks)
+        for each in every_cloud()
+        if each_sign_in or not each.other_sign_in
+    ]
+
+
+@pytest.fixture(params=clouds())
 def harness(request: pytest.FixtureRequest) -> Iterator[Harness]:
     with request.param.open(request) as harness:
         yield harness

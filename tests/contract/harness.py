@@ -152,6 +152,8 @@ class Cloud:
     open: Callable[[pytest.FixtureRequest], AbstractContextManager[Harness]]
     obstacles: Mapping[str, Obstacle] = field(default_factory=dict)
     real: bool = False
+    other_sign_in: bool = False
+    """Whether it differs from another cloud only in how one signs in: then only `test_cloud_plugins` uses it."""
 
     @property
     def marks(self) -> list[pytest.MarkDecorator]:

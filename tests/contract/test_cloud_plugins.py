@@ -20,10 +20,17 @@ from publisher.core.image import Image
 from publisher.devcloud.cloud import DevCloud
 from tests.clouds import Glance
 from tests.contract.clouds.openstack import keystone_v3
+from tests.contract.conftest import clouds
 from tests.contract.harness import Harness, size_told, transfer_of
 from tests.patience import PATIENCE
 from workers.clouds.base import Tags
 from workers.clouds.openstack.images import GlanceImages
+
+
+@pytest.fixture(params=clouds(each_sign_in=True))
+def harness(request: pytest.FixtureRequest) -> Iterator[Harness]:
+    with request.param.open(request) as harness:
+        yield harness
 
 
 @pytest.mark.long

@@ -122,5 +122,5 @@ _OBSTACLES = {
 }
 CLOUDS = [
     Cloud("keystone v3", _keystone_v3, _OBSTACLES, real=True),
-    Cloud("keystone v2.0", _keystone_v2, _OBSTACLES, real=True),
+    Cloud("keystone v2.0", _keystone_v2, real=True, other_sign_in=True),
 ]
