@@ -43,14 +43,13 @@ WITHDRAWING = {
 ENDED = (State.CANCELLED, State.WITHDRAWN)
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+@pytest.fixture(scope="module")
 def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     redis: RedisServer = request.getfixturevalue("redis")
     directory = tmp_path_factory.mktemp("stack")
     threads = len(PUBLISHING) + 1
     settings: dict[str, Any] = {"worker_concurrency": threads, "account_uploads_max": threads}
-    if request.param == "postgresql":
-        settings["database_url"] = request.getfixturevalue("postgres").fresh()
+    settings["database_url"] = request.getfixturevalue("postgres").fresh()
     (directory / "image.raw").write_bytes(os.urandom(1 << 20))
     with Stack.in_directory(directory / "data", redis.url, **settings) as running:
         running.add_image(directory / "image.raw", id=7)
