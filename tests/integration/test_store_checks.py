@@ -13,6 +13,8 @@ from publisher.core.errors import Reason, TooMany
 from publisher.store import Actor, ClaimedCheck, NewCheck, Store, StoredAccount
 from publisher.store.database import checks, reading, writing
 
+pytestmark = pytest.mark.long
+
 SEALED = b"\0sealed"
 NEW = NewCheck(CheckKind.PREFLIGHT, "anna", "openstack", {"login": "demo"}, SEALED, {"displayName": "x"}, image_id=7)
 SEEN = Explored.of(projects=[Place("8ac0", "demo")], regions=[Place("RegionOne", "RegionOne")])

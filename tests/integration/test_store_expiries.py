@@ -14,6 +14,8 @@ from publisher.store import Store, StoredAccount
 from publisher.store.database import db_now, notifications, reading, tickets, writing
 from tests.records import OWNER, add_owner, add_ticket, current, words
 
+pytestmark = pytest.mark.long
+
 FIELDS = {"keystoneUrl": "https://cloud.example.com:5000", "login": "joe"}
 DAY = 86400.0
 

@@ -20,6 +20,8 @@ from publisher.store.database import images, tickets, writing
 from publisher.store.new_tickets import NewTicket
 from tests.records import APPLIANCE, OWNER, add_image_row, add_owner, add_ticket, create_ticket
 
+pytestmark = pytest.mark.long
+
 DIGESTS = Digests(1000, "5" * 32, "2" * 64, "f" * 128)
 
 

@@ -19,6 +19,8 @@ from publisher.store.tickets import _RETIREMENT_DUE
 from tests.patience import PATIENCE
 from tests.records import OWNER, add_owner, add_ticket, current, put_back, words
 
+pytestmark = pytest.mark.long
+
 FIELDS = {"keystoneUrl": "https://cloud.example.com:5000", "login": "joe"}
 
 

@@ -16,6 +16,8 @@ from publisher.core.vault import Vault
 from publisher.store import Store, StoredAccount
 from tests.command import Cli
 
+pytestmark = pytest.mark.long
+
 SECRET = "hunter2-of-the-cloud"
 KEYSTONE = "https://cloud.example.com:5000"
 URL = ("--keystone-url", KEYSTONE)

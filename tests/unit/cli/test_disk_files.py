@@ -18,6 +18,7 @@ def register_and_publish(cli: Cli, case: ImageCase) -> list[Result]:
     return [cli.run(*arguments, OS_PASSWORD="secret") for arguments in commands]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.name)
 def test_refused_file_is_not_registered(cli: Cli, case: ImageCase) -> None:
     for result in register_and_publish(cli, case):

@@ -164,6 +164,7 @@ def test_full_scratch_space_is_a_warning(cli: Cli, tmp_path: Path) -> None:
     assert "no image can be converted" in message
 
 
+@pytest.mark.long
 def test_a_database_that_others_can_read_is_a_warning(cli: Cli) -> None:
     def permissions() -> list[str]:
         checks = json.loads(cli.run("doctor", "--json").stdout)["checks"]
@@ -176,6 +177,7 @@ def test_a_database_that_others_can_read_is_a_warning(cli: Cli) -> None:
     assert permissions() == [""]
 
 
+@pytest.mark.long
 def test_newer_database_is_reported(cli: Cli, cli_store: Store) -> None:
     with writing(cli_store.engine) as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))

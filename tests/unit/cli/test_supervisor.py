@@ -95,6 +95,7 @@ def test_programs_stop_in_reverse_start_order(
     assert (tmp_path / "logs" / "worker.log").read_text() == "here is worker\n"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signal_ends_the_supervisor_without_error(supervisor: Supervisor, number: signal.Signals) -> None:
     # The tests may run with this signal ignored: SIGHUP under nohup, SIGINT in a background job.

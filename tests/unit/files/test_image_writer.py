@@ -117,6 +117,7 @@ def test_long_decompression_can_be_stopped(tmp_path: Path) -> None:
         writer.write(COMPRESS["gz"](bytes(64 * MIB)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("algorithm", ["md5", "sha256", "sha512"])
 @pytest.mark.parametrize("kind", [None, *COMPRESS])
 def test_checksum_of_the_sent_or_the_decompressed_file_is_accepted(

@@ -24,6 +24,7 @@ def readable(service: Service) -> Belongings:
     return Belongings.make(service, "åsa")
 
 
+@pytest.mark.long
 @every_row
 def test_non_ascii_owner_is_percent_encoded_in_uris(row: Row, service: Service, readable: Belongings) -> None:
     for login in ("åsa", "root"):

@@ -93,6 +93,7 @@ def test_every_change_has_an_audit_entry(fresh: Service) -> None:
             assert secret not in repr(entry)
 
 
+@pytest.mark.long
 def test_withdrawal_and_test_of_an_account_have_audit_entries(fresh: Service) -> None:
     ticket = fresh.publish()
     fresh.store.leases.published(fresh.claim(ticket), cloud_id="a-cloud-id", location=None)

@@ -14,6 +14,8 @@ from publisher.store.database import checks, reading
 from publisher.web import CheckResults
 from tests.service import JSON, SECRET, XML, Answer, Service, image_uri, json_body, xml_body
 
+pytestmark = pytest.mark.long
+
 PIMAGES = f"{image_uri(21)}/pimages"
 PASSES = CheckResult(True, "the cloud would accept the image")
 TAKEN = CheckResult(False, "displayName: the project has an image of this name", "displayName", Reason.REQUEST)

@@ -39,6 +39,7 @@ def belongings(service: Service) -> Belongings:
 # HEAD -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("accept", [XML, JSON])
 @pytest.mark.parametrize("row", GETS, ids=str)
 def test_head_has_the_headers_of_get_on_every_resource(

@@ -23,6 +23,8 @@ from publisher.web.auth import NoSignatures, signature
 from publisher.web.image_bodies import disposition
 from tests.service import JSON, Answer, Service, ticket_path, xml_body
 
+pytestmark = pytest.mark.long
+
 CONTENT = bytes(range(256)) * 4000
 """Larger than one chunk."""
 ETAG = f'"{hashlib.sha256(CONTENT).hexdigest()}"'

@@ -6,6 +6,8 @@ import ast
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[3]
 SAME_BASENAME = {"__init__.py"}
 """Files that every package may have."""
@@ -17,6 +19,7 @@ def repeated(names: list[str]) -> list[str]:
     return sorted(name for name, count in Counter(names).items() if count > 1)
 
 
+@pytest.mark.long
 def test_class_names_are_unique() -> None:
     files = [*ROOT.glob("publisher/**/*.py"), *ROOT.glob("workers/**/*.py")]
     assert len(files) > 100

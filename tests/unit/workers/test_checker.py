@@ -167,6 +167,7 @@ def test_a_mistake_in_a_plugin_is_the_result(
     assert (result.ok, result.reason) == (False, Reason.INTERNAL)
 
 
+@pytest.mark.long
 def test_a_cloud_that_does_not_answer_in_time_is_left(
     sqlite_store: Store,
     vault: Vault,

@@ -163,6 +163,7 @@ def test_call_takes_a_time_out_or_a_pair(timeout: Any) -> None:
         assert session.get(url, timeout=timeout, allow_redirects=False).status_code == 307
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("timeout", [0.2, (5, 0.2)])
 def test_time_out_of_a_pair_ends_a_call(timeout: Any) -> None:
     with silent_server() as port, pytest.raises(requests.exceptions.ReadTimeout):

@@ -24,6 +24,8 @@ from tests.unit.workers.leftovers import HOUR, put, ticket_that_left
 from workers.clouds.base import Tags
 from workers.sweeper import ROLE, Outcome, Sweeper, SweepFinding, words
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:

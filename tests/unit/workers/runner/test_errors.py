@@ -21,6 +21,8 @@ from tests.records import add_ticket, current, words
 from tests.unit.workers.runner.scripted_cloud import SECRET, Script, cloud_ids
 from workers.runner import Runner
 
+pytestmark = pytest.mark.long
+
 
 def test_a_refused_login_fails_the_ticket(sqlite_store: Store, image: Image, runner: Runner, vault: Vault) -> None:
     ticket = add_ticket(sqlite_store, image_id=image.id, sealed_secrets=vault.seal({"password": "wrong"}))

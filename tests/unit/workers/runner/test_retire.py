@@ -20,6 +20,8 @@ from tests.unit.workers.runner.scripted_cloud import take_over
 from workers.drain import Drain
 from workers.runner import Runner
 
+pytestmark = pytest.mark.long
+
 CHANGES = [Older.HIDE, Older.RENAME]
 NOT_DONE = {Older.HIDE: "not hidden", Older.RENAME: "not renamed", Older.WITHDRAW: "not withdrawn"}
 

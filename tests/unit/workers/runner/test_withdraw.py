@@ -12,6 +12,8 @@ from tests.unit.workers.runner.scripted_cloud import SECRET, Script, Waker, clou
 from workers.drain import Drain
 from workers.runner import Runner
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def published(sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script) -> Ticket:

@@ -23,6 +23,8 @@ from workers.clouds.base import KeptSignIns, Tags, Timeouts
 from workers.clouds.openstack import facts, publisher
 from workers.clouds.openstack.publisher import OpenStackPublisher
 
+pytestmark = pytest.mark.long
+
 PASSWORD = "hunter2-of-the-cloud"
 MIB = 1 << 20
 IMAGE = Image(

@@ -34,6 +34,8 @@ from workers.http_clients import ANSWER_BYTES_MAX
 from workers.runner import Runner
 from workers.transfer import Transfer
 
+pytestmark = pytest.mark.long
+
 PASSWORD = "hunter2-of-the-cloud"
 TARGET = Target("openstack", {"tenantName": "t", "displayName": "x"})
 SCHEMA = {"name": "image", "properties": {"id": {"type": "string", "pattern": "^(([a-z0-9-])+)+$"}}}
