@@ -24,7 +24,7 @@ from tests.servers.listening import listening
 @pytest.fixture(autouse=True, scope="module")
 def plugins_are_loaded_once() -> Iterator[None]:
     """Load the plugins once: that takes half a second, and has the same result for each installation here."""
-    found = functools.cache(lambda: list(doctor_command.check_plugins(Settings.from_environment())))
+    found = functools.cache(lambda: list(doctor_command.check_plugins(Settings())))
 
     def check_plugins(settings: Settings) -> Iterator[Finding]:
         return iter(found())
