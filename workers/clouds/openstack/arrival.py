@@ -13,6 +13,8 @@ from workers.clouds.openstack.images import GlanceImages
 
 STORE, IMPORT_METHOD = "store", "importMethod"
 """Elements of a request."""
+GLANCE_DIRECT = "glance-direct"
+"""The import of what was sent to the cloud's staging area. The cloud's plugins may convert it."""
 WEB_DOWNLOAD = "web-download"
 """The import for which the cloud downloads the image itself."""
 _PAUSE_SECONDS, _PAUSE_SECONDS_MAX = 0.2, 5.0

@@ -34,6 +34,7 @@ from workers.clouds.base import (
     Timeouts,
 )
 from workers.clouds.openstack.arrival import (
+    GLANCE_DIRECT,
     IMPORT_METHOD,
     STORE,
     WEB_DOWNLOAD,
@@ -73,6 +74,9 @@ _WITHOUT_USAGE = KeptSignIns[bool]()
 """The sign-ins to clouds that do not report how much of a quota is used: they are not asked with each ticket."""
 _PREFLIGHT = "publisher_preflight"
 """Property of what a preflight asks Glance to refuse. No image has it."""
+_FORMAT, _SIZE = "publisher_disk_format", "publisher_size"
+"""Properties of an image that was staged: what was sent, whatever the cloud has made of it."""
+_DIGITS_MAX = 19
 _SNAPSHOT = ("base_image_ref", "instance_uuid")
 """Properties that Nova adds to a snapshot."""
 
@@ -280,8 +284,17 @@ class OpenStackPublisher(CloudPublisher):
         if complete:
             if waiting:
                 self._delete_noted(ticket, str(waiting["id"]))
-            size, hashes, location = complete.size, complete.hashes, complete.location
-            return Found(complete.cloud_id, True, size, hashes, location, planned=planned, record=active)
+            return Found(
+                complete.cloud_id,
+                complete=True,
+                size=complete.size,
+                hashes=complete.hashes,
+                location=complete.location,
+                source_sha256=complete.source_sha256,
+                source_size=complete.source_size,
+                planned=planned,
+                record=active,
+            )
         if waiting:
             return Found(str(waiting["id"]), complete=False, waiting=waiting, planned=planned)
         return Found(planned, complete=False, planned=planned) if planned else None
@@ -296,12 +309,16 @@ class OpenStackPublisher(CloudPublisher):
             self._images.start_import(cloud_id, str(method), uri=link, store=self._target.fields.get(STORE))
         seconds = self._reach.timeouts.verify_seconds
         record = until_active(self._images, cloud_id, seconds=seconds, check=self._reach.check, imported=bool(method))
-        if method and record.get("disk_format") != image.disk_format:
-            raise PermanentCloudError(
-                f"{self._service}: the cloud converted the image to {record.get('disk_format')}, so that it cannot be"
-                " compared with what was registered; publish without importMethod, or an image of that format"
-            )
         uploaded = self._cloud_image(record)
+        if link and record.get("disk_format") != image.disk_format:
+            raise PermanentCloudError(
+                f"{self._service}: the cloud converted the image to {record.get('disk_format')}, so that what it has"
+                f" downloaded cannot be compared with what was registered; publish with importMethod {GLANCE_DIRECT},"
+                " or an image of that format",
+                reason=Reason.INTEGRITY,
+            )
+        if uploaded.source_sha256 is not None:
+            transfer.read_again()  # what was staged is compared in place of what the cloud made of it
         if link and not uploaded.hashes:
             raise PermanentCloudError(
                 f"{self._service} reports no hash, so what it has downloaded cannot be compared with what was"
@@ -456,6 +473,7 @@ class OpenStackPublisher(CloudPublisher):
             "publisher_image_uri": ticket.image_uri,
             "publisher_appliance_uri": ticket.appliance_uri,
             "publisher_sha256": image.sha256,
+            **({_FORMAT: image.disk_format, _SIZE: str(image.size)} if self._stages else {}),
         }
 
     def _attributes(self, image: Image) -> dict[str, Any]:
@@ -479,6 +497,11 @@ class OpenStackPublisher(CloudPublisher):
         return [str(record["id"]) for record in found if not _is_copy(record)]
 
     @property
+    def _stages(self) -> bool:
+        """Whether the image is sent to the cloud's staging area, from where its plugins import it."""
+        return self._target.fields.get(IMPORT_METHOD) == GLANCE_DIRECT
+
+    @property
     def _makes_hidden(self) -> bool:
         return bool(self._target.fields.get("hidden"))
 
@@ -497,6 +520,20 @@ class OpenStackPublisher(CloudPublisher):
         ticket.journal.gone(cloud_id)
 
     def _cloud_image(self, record: dict[str, Any]) -> CloudImage:
+        """Describe an image.
+
+        If the cloud's import plugins have converted it, its hashes are not those of the file. The import begins only
+        after all of the file was staged, so this vouches for what the record says of the file.
+        """
+        if record["status"] == "active" and record.get(_FORMAT) not in (None, record.get("disk_format")):
+            size = str(record.get(_SIZE))
+            return CloudImage(
+                cloud_id=str(record["id"]),
+                complete=True,
+                location=self.region or self._endpoint,
+                source_sha256=str(record.get("publisher_sha256")),
+                source_size=int(size) if size.isdecimal() and len(size) <= _DIGITS_MAX else None,
+            )
         hashes = {str(record.get("os_hash_algo")): record.get("os_hash_value"), "md5": record.get("checksum")}
         return CloudImage(
             cloud_id=str(record["id"]),

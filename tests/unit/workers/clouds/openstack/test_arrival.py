@@ -294,12 +294,42 @@ def test_record_of_a_failed_import_is_not_used_again(tmp_path: Path) -> None:
     assert set(glance.images) == {uploaded.cloud_id}
 
 
+CONVERTED: dict[str, Any] = {"status": "active", "disk_format": "qcow2", "size": 77, "os_hash_value": "0" * 128}
+
+
 @pytest.mark.long
-def test_conversion_by_the_cloud_is_refused(tmp_path: Path) -> None:
-    end = [{"status": "importing"}, {"status": "active", "disk_format": "qcow2"}]
-    error = fails(GlanceVariant(imports=["glance-direct"], after_import=end), tmp_path, IMPORT)
-    assert isinstance(error, PermanentCloudError)
-    assert "converted the image to qcow2" in str(error)
+def test_conversion_by_the_cloud_is_accepted_for_the_file_that_was_sent(tmp_path: Path) -> None:
+    end = [{"status": "importing"}, CONVERTED]
+    with attempt(GlanceVariant(imports=["glance-direct"], after_import=end), tmp_path, IMPORT) as tried:
+        with tried.file.open("rb") as file:
+            transfer = Transfer(file.fileno(), tried.image.size)
+            uploaded = tried.cloud.upload(tried.image, tried.ref, transfer)
+        assert transfer.sha256 == tried.image.sha256
+        found = tried.cloud.find(tried.ref)
+    assert found is not None
+    for each in (uploaded, found):
+        assert (each.complete, dict(each.hashes)) == (True, {})
+        assert (each.source_sha256, each.source_size) == (tried.image.sha256, tried.image.size)
+
+
+@pytest.mark.long
+def test_file_that_changed_before_its_conversion_is_noticed(tmp_path: Path) -> None:
+    end = [{"status": "importing"}, CONVERTED]
+    with attempt(GlanceVariant(imports=["glance-direct"], after_import=end), tmp_path, IMPORT) as tried:
+        tried.file.write_bytes(os.urandom(tried.image.size))
+        with tried.file.open("rb") as file:
+            transfer = Transfer(file.fileno(), tried.image.size)
+            tried.cloud.upload(tried.image, tried.ref, transfer)
+    assert transfer.sha256 not in (None, tried.image.sha256)
+
+
+@pytest.mark.long
+def test_conversion_of_what_the_cloud_downloads_is_refused(tmp_path: Path) -> None:
+    glance = GlanceVariant(imports=["web-download"], after_import=[{"status": "importing"}, CONVERTED])
+    with attempt(glance, tmp_path, DOWNLOAD) as tried:
+        tried.link = LINK
+        with pytest.raises(PermanentCloudError, match="converted the image to qcow2"):
+            tried.upload()
 
 
 @pytest.mark.long
