@@ -170,7 +170,8 @@ def test_endless_list_is_stopped_at_each_limit(
     monkeypatch.setattr(images, limit, value)
     glance = HostileGlance(endless)
     refused(glance, words)
-    assert 1 < len(glance.paths) <= requests_max
+    # On a slow machine, the first page alone may take all the time.
+    assert (1 if limit == "_LIST_SECONDS" else 2) <= len(glance.paths) <= requests_max
     assert all("limit=200" in each for each in glance.paths)
 
 
