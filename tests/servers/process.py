@@ -1,6 +1,7 @@
 """Starting a server as a child process, and stopping it."""
 
 import contextlib
+import fcntl
 import os
 import random
 import signal
@@ -14,25 +15,39 @@ from tests.patience import PATIENCE
 
 _LANES = 16
 _given: set[int] = set()
+_RESERVED = Path(f"/tmp/image-publisher-test-ports-{os.getuid()}")  # all runs must find it, whatever TMPDIR
+"""A file for each port that some run of the tests has used. The run that uses it now holds a lock."""
 
 
 def free_port() -> int:
     """Return a free port on 127.0.0.1, below the range for outgoing connections, so that it stays free over restarts.
 
-    No other process of xdist gets the same port, and this process gets it only once.
+    No other process of the tests on this machine gets the same port while this one lives, also if nothing listens on it
+    for a while; and this process gets it only once.
     """
     lane = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _LANES
     for _ in range(200):
         port = random.randrange(20_000 + lane, 32_000, _LANES)  # noqa: S311  # no secret
         if port in _given:
             continue
-        with socket.socket() as probe:
+        with socket.socket() as probe, contextlib.suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with contextlib.suppress(OSError):
-                probe.bind(("127.0.0.1", port))
-                _given.add(port)
-                return port
+            probe.bind(("127.0.0.1", port))
+            _reserve(port)
+            _given.add(port)
+            return port
     raise RuntimeError("no port is free")
+
+
+def _reserve(port: int) -> None:
+    """Hold a lock until this process ends. Raises `OSError` if another process holds it."""
+    _RESERVED.mkdir(exist_ok=True)
+    descriptor = os.open(_RESERVED / str(port), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
 
 
 def listens(port: int) -> bool:
