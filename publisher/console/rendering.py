@@ -280,7 +280,7 @@ class Element:
     required: bool
     options: tuple[tuple[str, str], ...] = ()
     suggestions: tuple[Place, ...] = ()
-    """What may be filled in, among other values."""
+    """Values that may be filled in, among others."""
 
 
 def installed_platforms() -> list[Platform]:

@@ -17,7 +17,7 @@ _TEXT_MAX = 255
 
 
 class CheckKind(StrEnum):
-    """What is checked."""
+    """The kinds of checks."""
 
     PREFLIGHT = "preflight"
     """Whether a publish request would succeed, as far as this can be known before a byte is sent."""
@@ -30,14 +30,14 @@ class Place:
     """A part of a cloud that a request can name: a project, a region, a network."""
 
     id: str
-    """What a request names it by."""
+    """The id that a request names it by."""
     name: str
-    """What people call it."""
+    """The name that people know."""
 
 
 @dataclass(frozen=True, slots=True)
 class Explored:
-    """What an account can see of its cloud. Use `of` for what a cloud has answered."""
+    """The places that an account can see in its cloud. Use `of` for the answers of a cloud."""
 
     projects: tuple[Place, ...] = ()
     regions: tuple[Place, ...] = ()
@@ -62,11 +62,11 @@ class Explored:
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What a check found."""
+    """The result of a check."""
 
     ok: bool
     words: str
-    """What works; or what is wrong, and how to correct it."""
+    """Says what works; or what is wrong, and how to correct it."""
     element: str | None = None
     """The element of the request that is at fault, if one is."""
     reason: Reason | None = None

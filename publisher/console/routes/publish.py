@@ -72,7 +72,7 @@ _PREFLIGHT = "preflight"
 """A field of the form that is ticked if the cloud is to be asked first."""
 _STATUSES: dict[type[PublisherError], int] = {TooMany: 429, Conflict: 409, NotChecked: 503}
 _REFUSALS: tuple[type[PublisherError], ...] = (InvalidRequest, *_STATUSES)
-"""What may be wrong with a form."""
+"""The errors that a form may have."""
 _NOT_STORED = "other"
 """The choice of an account that is filled in here and not stored."""
 
