@@ -19,12 +19,11 @@ from publisher.core.errors import CloudError, InvalidRequest, PermanentCloudErro
 from publisher.core.image import Image
 from publisher.core.ticket import Account, Target
 from publisher.devcloud.cloud import DevCloud
-from publisher.files.hashing import digest
 from publisher.outbound.policy import EVERYWHERE
 from publisher.platforms.openstack import OPENSTACK
 from tests.cloud_administration import PASSWORD, Administrator
 from tests.clouds import Glance, publish_body
-from tests.contract.harness import MemoryJournal
+from tests.contract.harness import MemoryJournal, record_of
 from tests.integration.test_image_attributes import openstack
 from tests.servers.answering import serving
 from workers.clouds.base import CloudImage, Tags, TicketRef, Timeouts
@@ -45,23 +44,7 @@ def administrator(devcloud: DevCloud) -> Iterator[Administrator]:
 def image(tmp_path: Path) -> tuple[Image, Path]:
     file = tmp_path / "image.raw"
     file.write_bytes(os.urandom(3 << 20))
-    known = digest(file)
-    image = Image(
-        id=7,
-        owner="root",
-        appliance_id=4,
-        name="features",
-        format="raw",
-        disk_format="raw",
-        size=known.size,
-        virtual_size=known.size,
-        md5=known.md5,
-        sha256=known.sha256,
-        sha512=known.sha512,
-        location=file.name,
-        created=0.0,
-    )
-    return image, file
+    return record_of(file), file
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from keystoneauth1.token_endpoint import Token
 from publisher.core.errors import CloudError, InvalidRequest, PermanentCloudError, Stopped, TransientCloudError
 from publisher.core.image import Image
 from publisher.core.ticket import CloudRef, Target
-from publisher.files.hashing import digest
 from publisher.outbound.policy import EVERYWHERE
+from tests.contract.harness import record_of
 from tests.servers.glance_variants import GlanceVariant
 from workers.clouds.base import CloudImage, Tags, TicketRef, Timeouts
 from workers.clouds.openstack import arrival
@@ -84,22 +84,7 @@ def attempt(
 ) -> Iterator[Attempted]:
     file = directory / "image.raw"
     file.write_bytes(os.urandom(1000))
-    known = digest(file)
-    image = Image(
-        id=7,
-        owner="root",
-        appliance_id=4,
-        name="variant",
-        format="raw",
-        disk_format="raw",
-        size=known.size,
-        virtual_size=known.size,
-        md5=known.md5,
-        sha256=known.sha256,
-        sha512=known.sha512,
-        location=file.name,
-        created=0.0,
-    )
+    image = record_of(file)
     with glance.serve() as url:
         reach = Reach(Timeouts(5.0, 20.0, verify_seconds), EVERYWHERE, trust(), check)
         fields = {"displayName": "variant", **(target or {})}
